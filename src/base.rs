@@ -1,0 +1,11 @@
+//! The cellar: what every room may use and what owns no behaviour of the agent.
+//!
+//! The list of files is closed; a new one needs a decision record.
+
+pub mod backoff;
+pub mod clock;
+pub mod fsio;
+pub mod problem;
+pub mod tasks;
+pub mod trouble;
+pub mod uds;

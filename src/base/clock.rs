@@ -1,0 +1,66 @@
+//! The wall clock as a parameter, and RFC 3339 text. Monotonic time is `tokio::time`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Tells the wall-clock time. Certificates and tokens live by it; timers do not.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> SystemTime;
+}
+
+/// A clock that rooms share.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// The machine's clock, shared.
+#[must_use]
+pub fn system() -> SharedClock {
+    Arc::new(SystemClock)
+}
+
+/// The time as RFC 3339 text in UTC with whole seconds, as Kubernetes writes it.
+#[must_use]
+pub fn rfc3339(at: SystemTime) -> String {
+    let whole = OffsetDateTime::from(at).replace_nanosecond(0);
+    whole.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Seconds since the Unix epoch; 0 for a time before it.
+#[must_use]
+pub fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// The time that lies `seconds` after the Unix epoch.
+#[must_use]
+pub fn from_unix_seconds(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_rfc3339_in_utc_with_whole_seconds() {
+        let at = from_unix_seconds(1_790_000_000) + Duration::from_millis(900);
+        assert_eq!(rfc3339(at), "2026-09-21T14:13:20Z");
+        assert_eq!(unix_seconds(at), 1_790_000_000);
+    }
+}

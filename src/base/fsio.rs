@@ -1,0 +1,153 @@
+//! Files and directories: bounded reads, atomic writes with a mode. The only place that writes.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The mode of a file that holds a secret.
+pub const SECRET: u32 = 0o600;
+/// The mode of a file that everyone may read.
+pub const PUBLIC: u32 = 0o644;
+
+/// A file operation that failed: which, on what, why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct FileError {
+    /// What was tried, as a verb.
+    pub action: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the operating system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// True when the file or directory does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    move |source| FileError { action, path: path.to_owned(), source }
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, or is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let file = File::open(path).map_err(failed("read", path))?;
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    if bytes.len() as u64 > limit {
+        let why = format!("it is larger than {limit} bytes");
+        return Err(failed("read", path)(io::Error::new(io::ErrorKind::FileTooLarge, why)));
+    }
+    Ok(bytes)
+}
+
+/// Reads a UTF-8 text file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    String::from_utf8(read(path, limit)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let why = format!("byte {at} is not UTF-8 text");
+        failed("read", path)(io::Error::new(io::ErrorKind::InvalidData, why))
+    })
+}
+
+/// Replaces a file as a whole: readers see the old content or the new one, also after a crash.
+///
+/// The new file has `mode` before it has content. Its directory must exist.
+///
+/// # Errors
+/// When the directory cannot be written or the disk is full; the old file is then untouched.
+#[expect(clippy::disallowed_methods, reason = "the one place that writes files")]
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    let mut file = tempfile::Builder::new()
+        .prefix(".")
+        .suffix(".new")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(directory)
+        .map_err(failed("write", path))?;
+    file.write_all(content).map_err(failed("write", path))?;
+    // The builder's mode passes through the umask.
+    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed("write", path))?;
+    file.as_file().sync_all().map_err(failed("write", path))?;
+    file.persist(path).map_err(|error| failed("write", path)(error.error))?;
+    sync_directory(directory)
+}
+
+/// Makes a directory and its missing parents; the last one gets `mode`, also when it existed.
+///
+/// # Errors
+/// When a part of the path is no directory or may not be made.
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), FileError> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("make", path))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("make", path))
+}
+
+/// Removes a file; a missing one is fine.
+///
+/// # Errors
+/// When it exists and cannot be removed.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory with all it holds; a missing one is fine.
+///
+/// # Errors
+/// When it exists and cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_has_its_mode_and_leaves_no_temporary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        replace(&path, b"one", SECRET).unwrap();
+        replace(&path, b"two", SECRET).unwrap();
+        assert_eq!(read(&path, 10).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SECRET);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_not_truncated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big");
+        replace(&path, &[b'x'; 11], PUBLIC).unwrap();
+        assert!(read(&path, 10).is_err());
+        assert_eq!(read(&path, 11).unwrap().len(), 11);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        remove(&dir.path().join("none")).unwrap();
+        remove_tree(&dir.path().join("none")).unwrap();
+    }
+}

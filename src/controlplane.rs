@@ -1,0 +1,10 @@
+//! The line to istiod: where it is, which roots it must show, how we authenticate, and one
+//! connection at a time with errors that say which step failed.
+
+mod dialer;
+mod endpoint;
+mod token;
+
+pub use dialer::{Config, Connection, DialError, Dialer};
+pub use endpoint::{Endpoint, EndpointError};
+pub use token::{Token, TokenError};

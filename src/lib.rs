@@ -1,0 +1,35 @@
+//! vm-agent brings a virtual machine into an Istio mesh and keeps it there.
+//!
+//! Rooms in layer order, each of which may import only from the ones above it
+//! (`tests/architecture.rs` holds the exact table; `docs/architecture.md` explains it).
+
+pub mod base;
+pub mod proto;
+
+pub mod identity;
+pub mod platform;
+pub mod systemd;
+
+pub mod controlplane;
+pub mod kube;
+pub mod workload;
+
+pub mod ca;
+pub mod envoy;
+pub mod join;
+pub mod registry;
+pub mod xds;
+
+pub mod secrets;
+
+pub mod sds;
+
+pub mod config;
+pub mod status;
+
+pub mod agent;
+
+pub mod cli;
+
+#[cfg(feature = "devmesh")]
+pub mod devmesh;

@@ -1,0 +1,40 @@
+//! Messages of the protocols that the agent speaks, as generated code. No logic lives here.
+//!
+//! `src/proto/gen` is made from `src/proto/idl` by `make gen`; `tests/proto_bootstrap.rs` fails
+//! when the two differ.
+#![allow(
+    missing_docs,
+    unnameable_types,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::or_fun_call,
+    clippy::too_many_lines,
+    clippy::use_self,
+    reason = "generated code"
+)]
+
+/// Envoy's aggregated discovery service and its messages.
+#[path = "proto/gen/envoy.service.discovery.v3.rs"]
+#[rustfmt::skip]
+pub mod discovery;
+
+/// Envoy's secret discovery service.
+#[path = "proto/gen/envoy.service.secret.v3.rs"]
+#[rustfmt::skip]
+pub mod sds;
+
+/// Envoy's TLS secrets.
+#[path = "proto/gen/envoy.extensions.transport_sockets.tls.v3.rs"]
+#[rustfmt::skip]
+pub mod tls;
+
+/// Istio's certificate service.
+#[path = "proto/gen/istio.v1.auth.rs"]
+#[rustfmt::skip]
+pub mod istio_ca;
+
+/// Istio's name table.
+#[path = "proto/gen/istio.networking.nds.v1.rs"]
+#[rustfmt::skip]
+pub mod nds;
