@@ -1,1 +1,118 @@
-//! ca
+//! Sources of certificates: who signs our requests. It never sees a private key.
+
+mod istiod;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use istiod::IstiodIssuer;
+
+use crate::base::backoff::Retry;
+use crate::controlplane::{DialError, Endpoint, TokenError};
+use crate::identity::Roots;
+
+/// A certificate signing request and the lifetime that is asked for.
+#[derive(Clone, Debug)]
+pub struct Csr {
+    /// PEM, PKCS#10.
+    pub pem: String,
+    /// The lifetime asked for; the CA may give another.
+    pub ttl: Duration,
+}
+
+/// What a CA answered: nothing of it is verified yet.
+#[derive(Clone, Debug)]
+pub struct IssuedChain {
+    /// PEM: the leaf first, then intermediates.
+    pub chain_pem: String,
+    /// The mesh's roots, where the CA sends them.
+    pub roots: Option<Roots>,
+}
+
+/// Something that signs requests.
+pub trait Issuer: Send + Sync + 'static {
+    /// Has a request signed.
+    ///
+    /// # Errors
+    /// When the CA cannot be reached, refuses, or answers rubbish.
+    fn issue(&self, csr: &Csr) -> impl Future<Output = Result<IssuedChain, IssueError>> + Send;
+}
+
+/// A request that yielded no certificate. Never holds token or key bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The CA could not be reached.
+    #[error("cannot reach the certificate authority")]
+    Dial(#[source] DialError),
+    /// There is nothing to authenticate with.
+    #[error("cannot authenticate to the certificate authority")]
+    Token(#[source] TokenError),
+    /// The CA said no.
+    #[error("{endpoint} did not sign the certificate request: {message} ({code:?})")]
+    Refused {
+        /// The CA.
+        endpoint: Endpoint,
+        /// Its gRPC status code.
+        code: tonic::Code,
+        /// Its words.
+        message: String,
+    },
+    /// The CA did not answer.
+    #[error("{endpoint} did not answer a certificate request within {limit:?}")]
+    Late {
+        /// The CA.
+        endpoint: Endpoint,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The answer makes no sense.
+    #[error("{endpoint} answered a certificate request with rubbish: {why}")]
+    Malformed {
+        /// The CA.
+        endpoint: Endpoint,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl IssueError {
+    /// Whether it can pass by itself.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Dial(error) => error.retry(),
+            Self::Token(_) => Retry::Later,
+            Self::Late { .. } => Retry::Soon,
+            Self::Malformed { .. } => Retry::Later,
+            Self::Refused { code, .. } => match code {
+                tonic::Code::Unauthenticated
+                | tonic::Code::PermissionDenied
+                | tonic::Code::InvalidArgument
+                | tonic::Code::FailedPrecondition
+                | tonic::Code::Unimplemented => Retry::Later,
+                _ => Retry::Soon,
+            },
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Dial(error) => error.hint(),
+            Self::Token(error) => error.hint(),
+            Self::Refused { code: tonic::Code::Unauthenticated, .. } => Some(
+                "istiod does not accept our token or certificate: check mesh.clusterId, and join \
+                 again with a new token from `istioctl x workload entry configure`"
+                    .to_owned(),
+            ),
+            Self::Refused { code: tonic::Code::InvalidArgument, .. } => {
+                Some("check identity.ttl: istiod refuses lifetimes above its maximum".to_owned())
+            }
+            Self::Refused { code: tonic::Code::Unimplemented, .. } => {
+                Some("check mesh.caAddress: that server has no certificate service".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

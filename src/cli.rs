@@ -1,1 +1,104 @@
-//! cli
+//! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
+//! daemon has to do.
+
+mod cert;
+mod config;
+mod exit;
+mod join;
+mod launch;
+mod leave;
+mod logs;
+mod options;
+mod progress;
+mod run;
+mod screen;
+mod status;
+mod wait;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::{Exit, Failure};
+use options::Global;
+
+/// Brings this virtual machine into an Istio mesh and keeps it there.
+#[derive(Debug, Parser)]
+#[command(name = "vm-agent", version, propagate_version = true, after_help = EXIT_STATUSES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring this machine into the mesh, and report when it is ready
+    Join(Box<join::Args>),
+    /// Run the agent in the foreground (what the service unit starts)
+    Run(Box<run::Args>),
+    /// Show what is so now; the exit status says whether the machine is ready
+    Status(status::Args),
+    /// Wait until the agent has reached a state
+    Wait(wait::Args),
+    /// Take this machine out of the mesh and remove all that join and run made
+    Leave(leave::Args),
+    /// Show the machine's certificate
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Show the version
+    Version,
+    /// Become the proxy (used by the agent itself)
+    #[command(hide = true)]
+    LaunchProxy(launch::Args),
+}
+
+/// Runs the command line and returns its exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.command {
+        Command::Join(args) => join::run(&cli.global, *args),
+        Command::Run(args) => run::run(&cli.global, *args),
+        Command::Status(args) => status::run(&cli.global, &args),
+        Command::Wait(args) => wait::run(&cli.global, &args),
+        Command::Leave(args) => leave::run(&cli.global, &args),
+        Command::Cert(command) => cert::run(&cli.global, &command),
+        Command::Config(command) => config::run(&cli.global, command),
+        Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
+        Command::LaunchProxy(args) => launch::run(args),
+    };
+    match result {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            screen::failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Help goes to standard output with status 0, a wrong command line to standard error with 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    match (error.use_stderr(), printed) {
+        (false, Ok(())) => Exit::Ok.into(),
+        _ => Exit::Usage.into(),
+    }
+}
+
+const EXIT_STATUSES: &str = "\
+Exit statuses: 0 all is well, 1 other error, 2 wrong command line, 3 not ready or timed out,
+4 configuration, 5 credential, 6 control plane, 7 registration refused, 8 proxy, 9 this host
+(port, permission, disk), 10 an agent is already running, 11 no agent is running";
+
+/// A failure of a command that has no status of its own.
+fn other(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::Other, error)
+}

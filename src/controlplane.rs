@@ -3,8 +3,10 @@
 
 mod dialer;
 mod endpoint;
+mod error;
 mod token;
 
-pub use dialer::{Config, Connection, DialError, Dialer};
+pub use dialer::{Config, Connection, Dialer};
 pub use endpoint::{Endpoint, EndpointError};
+pub use error::{DialError, Step};
 pub use token::{Token, TokenError};

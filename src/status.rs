@@ -1,1 +1,35 @@
-//! status
+//! What is so now: one snapshot of all rooms, the pages that serve it, and the client that asks.
+//! It changes nothing; commands that arrive here are handed to the agent as [`Order`]s.
+
+mod admin;
+mod client;
+mod http;
+mod metrics;
+mod model;
+
+pub use admin::serve as serve_admin;
+pub use client::{AskError, ask, order};
+pub use http::{Config, serve};
+pub use model::{Board, Phase, SCHEMA, Snapshot, Timings};
+
+use std::sync::Arc;
+
+/// What the pages are made of, and where orders go.
+#[derive(Clone)]
+pub struct Desk {
+    /// Makes the snapshot.
+    pub board: Arc<Board>,
+    /// Takes orders; a full queue refuses.
+    pub orders: tokio::sync::mpsc::Sender<Order>,
+}
+
+/// Something that a caller with the right to it asks the agent to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Take the proxy out of traffic, and stay.
+    Drain,
+    /// Drain, then stop.
+    Stop,
+    /// Stop without draining.
+    Quit,
+}

@@ -1,88 +1,286 @@
-use super::{Endpoint, TokenError};
-use crate::base::backoff::Retry;
-use crate::base::clock::SharedClock;
-use crate::identity::{IssuedIdentity, Roots, SpiffeId};
-use std::net::{IpAddr, SocketAddr};
+//! One connection to istiod at a time: resolve, connect, TLS, HTTP/2, each with a limit and an
+//! error of its own. A lost connection is not repaired here: whoever holds it dials again.
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
+use rustls_pki_types::ServerName;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tonic::metadata::MetadataMap;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
+use super::error::{DialError, Step, tls_failure};
+use super::{Endpoint, Token, TokenError};
+use crate::base::clock::SharedClock;
+use crate::base::fsio;
+use crate::identity::{IssuedIdentity, Roots, SpiffeId};
+
+/// Where istiod is, and what we show it.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Its address as the mesh names it.
     pub endpoint: Endpoint,
     /// Dial this host or IP instead of resolving the endpoint's host (istioctl's `hosts` file).
     pub connect_to: Option<String>,
-    /// The name that the server's certificate must carry; default the endpoint's host (istiod.istio-system.svc for localhost).
+    /// The name that its certificate must carry; by default the endpoint's host.
     pub server_name: Option<String>,
-    /// Re-read at every dial.
+    /// PEM roots that its certificate must lead to. Read again at every dial.
     pub root_cert: PathBuf,
-    /// Re-read at every RPC.
+    /// Our bearer token. Read again at every call.
     pub token_file: Option<PathBuf>,
+    /// The audience that the token must name.
     pub audience: String,
+    /// Our cluster, sent as the header `clusterid`.
     pub cluster_id: String,
+    /// The identity that the token must belong to.
     pub id: SpiffeId,
-    /// for each of: resolve, connect, handshake
+    /// The limit of each step of a dial.
     pub step_limit: Duration,
 }
-/// Which step failed and why: Resolve, Connect, Tls{Untrusted, WrongName, Expired…}, Timeout{step}, Roots (file), …
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    #[error("stub")]
-    Stub,
-}
-impl DialError {
-    pub fn retry(&self) -> Retry {
-        todo!()
-    }
-    /// One sentence that says what to do.
-    pub fn hint(&self) -> Option<String> {
-        todo!()
-    }
-}
-/// One live TLS connection.
+
+/// A live connection.
 pub struct Connection {
+    /// HTTP/2 over TLS. When the connection is lost its calls fail; dial again then.
     pub channel: Channel,
+    /// Our end: the source address of the route to istiod.
     pub local: SocketAddr,
+    /// The other end.
     pub peer: SocketAddr,
-    /// True when our certificate was offered in the handshake.
+    /// Whether our certificate was offered in the handshake.
     pub with_certificate: bool,
 }
+
 /// Dials istiod. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer {
-    _c: Arc<Config>,
-    _i: watch::Receiver<Option<Arc<IssuedIdentity>>>,
-    _k: SharedClock,
+    config: Arc<Config>,
+    identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
+    clock: SharedClock,
 }
+
 impl Dialer {
+    /// A dialer that offers whatever certificate `identity` holds at the time.
+    #[must_use]
     pub fn new(
         config: Config,
         identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
         clock: SharedClock,
     ) -> Self {
-        Self { _c: Arc::new(config), _i: identity, _k: clock }
+        Self { config: Arc::new(config), identity, clock }
     }
+
+    /// What it was made with.
+    #[must_use]
     pub fn config(&self) -> &Config {
-        &self._c
+        &self.config
     }
-    /// Trust = root file ∪ roots of the current identity.
+
+    /// The roots trusted now: those of the root file and those that came with our certificate.
+    ///
+    /// # Errors
+    /// When the root file cannot be used.
     pub fn roots(&self) -> Result<Roots, DialError> {
-        todo!()
+        let path = &self.config.root_cert;
+        let pem = fsio::read(path, ROOT_BYTES).map_err(DialError::RootFile)?;
+        let roots = Roots::from_pem(&pem)
+            .map_err(|source| DialError::Roots { path: path.clone(), source })?;
+        Ok(match self.identity.borrow().as_ref() {
+            Some(identity) => roots.union(identity.roots()),
+            None => roots,
+        })
     }
-    /// resolve → connect → TLS (client certificate only when unexpired) → HTTP/2
-    pub async fn dial(&self) -> Result<Connection, DialError> {
-        todo!()
-    }
-    /// `clusterid`, and `authorization` when a usable token exists. Err only when there is neither a usable token nor `with_certificate`.
-    pub fn headers(&self, _with_certificate: bool) -> Result<MetadataMap, TokenError> {
-        todo!()
-    }
-    /// first address that the endpoint (or connect_to) resolves to
+
+    /// The first address that istiod's host resolves to.
+    ///
+    /// # Errors
+    /// When the name does not resolve in time.
     pub async fn resolve(&self) -> Result<SocketAddr, DialError> {
-        todo!()
+        let addresses = self.addresses().await?;
+        addresses.first().copied().ok_or_else(|| self.unresolved(None))
+    }
+
+    /// Connects. Our certificate is offered only when it is valid by the clock: istiod fails the
+    /// handshake of an expired one even when a good token follows.
+    ///
+    /// # Errors
+    /// With the step that failed.
+    pub async fn dial(&self) -> Result<Connection, DialError> {
+        let roots = self.roots()?;
+        let (tcp, peer) = self.connect().await?;
+        let local = tcp.local_addr().map_err(|source| self.unreachable(peer, source))?;
+        let current = self.identity.borrow().clone();
+        let current = current.filter(|identity| identity.is_valid_at(self.clock.now()));
+        let with_certificate = current.is_some();
+        let tls = self.handshake(tcp, &roots, current.as_deref()).await?;
+        let channel = self.http2(tls).await?;
+        Ok(Connection { channel, local, peer, with_certificate })
+    }
+
+    /// The headers of a call: our cluster, and the token where one is usable.
+    ///
+    /// A usable token is sent beside a certificate too: some CAs accept nothing else.
+    ///
+    /// # Errors
+    /// When there is no usable token and no certificate was offered either.
+    pub fn headers(&self, with_certificate: bool) -> Result<MetadataMap, TokenError> {
+        let mut headers = MetadataMap::new();
+        if let Ok(cluster) = MetadataValue::try_from(self.config.cluster_id.as_str()) {
+            headers.insert("clusterid", cluster);
+        }
+        match self.token() {
+            Ok(token) => {
+                let bearer = format!("Bearer {}", token.secret().expose_secret());
+                let bearer = MetadataValue::try_from(bearer);
+                let mut bearer = bearer.map_err(|_| TokenError::Malformed {
+                    path: self.config.token_file.clone(),
+                    why: "it has characters that no token has",
+                })?;
+                bearer.set_sensitive(true);
+                headers.insert("authorization", bearer);
+                Ok(headers)
+            }
+            Err(_) if with_certificate => Ok(headers),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The token, when it is worth sending.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn token(&self) -> Result<Token, TokenError> {
+        let path = self.config.token_file.as_ref().ok_or(TokenError::None)?;
+        let token = Token::read(path)?;
+        token.check(&self.config.id, &self.config.audience, self.clock.now())?;
+        Ok(token)
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let Endpoint { host, port } = &self.config.endpoint;
+        let host = self.config.connect_to.as_ref().unwrap_or(host);
+        let lookup = tokio::net::lookup_host((host.as_str(), *port));
+        match timeout(self.config.step_limit, lookup).await {
+            Ok(Ok(found)) => Ok(found.take(ADDRESSES).collect()),
+            Ok(Err(source)) => Err(self.unresolved(Some(source))),
+            Err(_) => Err(self.late(Step::Resolve)),
+        }
+    }
+
+    async fn connect(&self) -> Result<(TcpStream, SocketAddr), DialError> {
+        let mut last = self.unresolved(None);
+        for peer in self.addresses().await? {
+            match timeout(self.config.step_limit, TcpStream::connect(peer)).await {
+                Ok(Ok(tcp)) => {
+                    // Without it small frames wait for the peer's acknowledgement.
+                    tcp.set_nodelay(true).map_err(|source| self.unreachable(peer, source))?;
+                    return Ok((tcp, peer));
+                }
+                Ok(Err(source)) => last = self.unreachable(peer, source),
+                Err(_) => last = self.late(Step::Connect),
+            }
+        }
+        Err(last)
+    }
+
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        roots: &Roots,
+        identity: Option<&IssuedIdentity>,
+    ) -> Result<TlsStream<TcpStream>, DialError> {
+        let name = self.server_name();
+        let server = ServerName::try_from(name.clone())
+            .map_err(|_| DialError::ServerName { found: name.clone() })?;
+        let config = tls_config(roots, identity)?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        match timeout(self.config.step_limit, connector.connect(server, tcp)).await {
+            Ok(Ok(tls)) => Ok(tls),
+            Ok(Err(error)) => Err(tls_failure(error, &self.config, &name, roots)),
+            Err(_) => Err(self.late(Step::Tls)),
+        }
+    }
+
+    async fn http2(&self, tls: TlsStream<TcpStream>) -> Result<Channel, DialError> {
+        let authority = format!("https://{}", self.config.endpoint);
+        let failed = |source| DialError::Http { endpoint: self.config.endpoint.clone(), source };
+        let endpoint = tonic::transport::Endpoint::from_shared(authority)
+            .map_err(failed)?
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_LIMIT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
+        let once = Arc::new(Mutex::new(Some(TokioIo::new(tls))));
+        let connector = tower::service_fn(move |_| {
+            let stream = once.lock().ok().and_then(|mut slot| slot.take());
+            // The channel asks a second time when the connection was lost.
+            std::future::ready(
+                stream.ok_or_else(|| std::io::Error::other("the connection was lost")),
+            )
+        });
+        let connected = timeout(self.config.step_limit, endpoint.connect_with_connector(connector));
+        connected.await.map_err(|_| self.late(Step::Http))?.map_err(failed)
+    }
+
+    /// Istio's rule for a control plane behind a local port forward (`pilot/pkg/grpc/tls.go`).
+    fn server_name(&self) -> String {
+        let host = &self.config.endpoint.host;
+        let default = if host == "localhost" { "istiod.istio-system.svc" } else { host };
+        self.config.server_name.clone().unwrap_or_else(|| default.to_owned())
+    }
+
+    fn unresolved(&self, source: Option<std::io::Error>) -> DialError {
+        let host = self.config.connect_to.clone();
+        let host = host.unwrap_or_else(|| self.config.endpoint.host.clone());
+        let source = source.unwrap_or_else(|| std::io::Error::other("it has no address"));
+        DialError::Resolve { host, source }
+    }
+
+    fn unreachable(&self, peer: SocketAddr, source: std::io::Error) -> DialError {
+        DialError::Connect { endpoint: self.config.endpoint.clone(), peer, source }
+    }
+
+    fn late(&self, step: Step) -> DialError {
+        let endpoint = self.config.endpoint.clone();
+        DialError::Late { endpoint, step, limit: self.config.step_limit }
     }
 }
-pub(super) fn _unused(_: IpAddr) {}
+
+fn tls_config(
+    roots: &Roots,
+    identity: Option<&IssuedIdentity>,
+) -> Result<rustls::ClientConfig, DialError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(DialError::TlsSetup)?
+        .with_root_certificates(roots.store());
+    let mut config = match identity {
+        Some(identity) => {
+            let only = rustls::sign::SingleCertAndKey::from(identity.certified_key());
+            config.with_client_cert_resolver(Arc::new(only))
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would speak for the certificate of the first handshake.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// A handful of roots; larger is no root file.
+const ROOT_BYTES: u64 = 1 << 20;
+/// A name with more addresses than this is not tried to the end.
+const ADDRESSES: usize = 8;
+/// Istio's defaults: `GRPC_KEEPALIVE_INTERVAL`, `GRPC_KEEPALIVE_TIMEOUT`, `pilot/pkg/grpc/grpc.go`.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_LIMIT: Duration = Duration::from_secs(10);
+const WINDOW: u32 = 1 << 20;

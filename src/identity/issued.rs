@@ -1,77 +1,328 @@
-use super::{Roots, SpiffeId};
-use secrecy::SecretString;
+//! Certificates that came back. An [`IssuedIdentity`] exists only verified.
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// What a certificate source returned, not believed yet.
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use secrecy::{ExposeSecret, SecretString};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::public_key::PublicKey;
+
+use super::roots::certificate_pem;
+use super::{Roots, SpiffeId};
+use crate::base::clock::{from_unix_seconds, rfc3339};
+
+/// What a source of certificates returned: not believed yet.
 pub struct Candidate {
-    /// Leaf first, intermediates, roots may trail (istiod's last element(s)).
+    /// PEM: the leaf first, then intermediates; roots may trail.
     pub chain_pem: String,
+    /// The private key, PEM PKCS#8.
     pub key_pem: SecretString,
-    /// Roots that came with it; None keeps the trusted ones.
+    /// Roots that came with it; `None` keeps the trusted ones.
     pub roots: Option<Roots>,
 }
 
-/// Why a candidate was refused. (wrong id, wrong key, untrusted chain, expired, not yet valid, malformed, …)
+/// Why a candidate was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("stub")]
-    Stub,
+    /// It cannot be read.
+    #[error("the certificate is unusable: {why}")]
+    Malformed {
+        /// What is wrong.
+        why: String,
+    },
+    /// It belongs to somebody else.
+    #[error("the certificate is for {found}, not for {expected}")]
+    OtherIdentity {
+        /// The names that it carries.
+        found: String,
+        /// Ours.
+        expected: String,
+    },
+    /// It certifies another key than ours.
+    #[error("the certificate is for another key")]
+    OtherKey,
+    /// No trusted root signed it.
+    #[error("the certificate of issuer {issuer:?} leads to no trusted root ({why})")]
+    Untrusted {
+        /// Who signed it.
+        issuer: String,
+        /// What the verifier said.
+        why: String,
+    },
+    /// It is over.
+    #[error("the certificate expired at {not_after}; this machine's clock says {now}")]
+    Expired {
+        /// RFC 3339.
+        not_after: String,
+        /// RFC 3339.
+        now: String,
+    },
+    /// It has not begun.
+    #[error("the certificate is valid only from {not_before}; this machine's clock says {now}")]
+    NotYetValid {
+        /// RFC 3339.
+        not_before: String,
+        /// RFC 3339.
+        now: String,
+    },
 }
 
-/// A verified identity. Exists only verified. Debug shows no key.
+/// A certificate with its key, verified: its chain reaches a trusted root, it names exactly our
+/// identity, it fits the key, and it was valid when it was verified.
 pub struct IssuedIdentity {
     id: SpiffeId,
+    chain_pem: String,
+    key_pem: SecretString,
+    roots: Roots,
+    facts: Facts,
+    received_at: SystemTime,
+    certified_key: Arc<rustls::sign::CertifiedKey>,
 }
+
+/// What a leaf says about itself.
+#[derive(Clone, Debug)]
+struct Facts {
+    serial: String,
+    issuer: String,
+    key_kind: String,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
 impl IssuedIdentity {
-    /// chain reaches `trust`, leaf has exactly `expected` as its only URI SAN, key matches, clock inside validity
+    /// Believes a candidate, or says why not.
+    ///
+    /// # Errors
+    /// [`Refusal`], in the order malformed, other identity, clock, other key, untrusted.
     pub fn verify(
-        _candidate: Candidate,
-        _expected: &SpiffeId,
-        _trust: &Roots,
-        _now: SystemTime,
+        candidate: Candidate,
+        expected: &SpiffeId,
+        trust: &Roots,
+        now: SystemTime,
     ) -> Result<Self, Refusal> {
-        todo!()
+        let chain = parse_chain(&candidate.chain_pem)?;
+        let [leaf, rest @ ..] = chain.as_slice() else {
+            return Err(malformed("there is no certificate"));
+        };
+        let facts = check_leaf(leaf, expected, now)?;
+        let certified_key = fit_key(&chain, &candidate.key_pem)?;
+        check_chain(leaf, rest, trust, &facts.issuer, now)?;
+        // Roots have no place in what peers are shown: they know theirs.
+        let shown = chain.iter().filter(|der| *der == leaf || !is_self_issued(der));
+        let shown: Vec<CertificateDer<'static>> = shown.cloned().collect();
+        let certified_key = Arc::new(rustls::sign::CertifiedKey::new(shown.clone(), certified_key));
+        Ok(Self {
+            id: expected.clone(),
+            chain_pem: shown.iter().map(|der| certificate_pem(der)).collect(),
+            key_pem: candidate.key_pem,
+            roots: candidate.roots.unwrap_or_else(|| trust.clone()),
+            facts,
+            received_at: now,
+            certified_key,
+        })
     }
+
+    /// Whose it is.
+    #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
-    /// leaf + intermediates, PEM (no root)
+
+    /// PEM: the leaf and its intermediates, without a root.
+    #[must_use]
     pub fn chain_pem(&self) -> &str {
-        todo!()
+        &self.chain_pem
     }
+
+    /// The private key, PEM PKCS#8.
+    #[must_use]
     pub fn key_pem(&self) -> &SecretString {
-        todo!()
+        &self.key_pem
     }
+
+    /// The roots against which peers are verified.
+    #[must_use]
     pub fn roots(&self) -> &Roots {
-        todo!()
+        &self.roots
     }
-    /// serial as lower-case hex
+
+    /// The serial number in lower-case hexadecimal.
+    #[must_use]
     pub fn serial(&self) -> &str {
-        todo!()
+        &self.facts.serial
     }
+
+    /// The issuer's distinguished name.
+    #[must_use]
     pub fn issuer(&self) -> &str {
-        todo!()
+        &self.facts.issuer
     }
-    /// "ECDSA P-256", "RSA 2048"…
+
+    /// The kind of key, such as `ECDSA 256`.
+    #[must_use]
     pub fn key_kind(&self) -> &str {
-        todo!()
+        &self.facts.key_kind
     }
+
+    /// Start of its validity.
+    #[must_use]
     pub fn not_before(&self) -> SystemTime {
-        todo!()
+        self.facts.not_before
     }
+
+    /// End of its validity.
+    #[must_use]
     pub fn not_after(&self) -> SystemTime {
-        todo!()
+        self.facts.not_after
     }
-    /// when it was verified first (start of its life for the renewal clock)
+
+    /// When it was verified: the start of its life for the renewal clock. (CAs date certificates
+    /// back, so the start of the validity would not do.)
+    #[must_use]
     pub fn received_at(&self) -> SystemTime {
-        todo!()
+        self.received_at
     }
-    pub fn is_valid_at(&self, _now: SystemTime) -> bool {
-        todo!()
+
+    /// Sets when it was first received, for one that was kept on disk.
+    #[must_use]
+    pub fn with_received_at(mut self, at: SystemTime) -> Self {
+        self.received_at = at;
+        self
     }
-    /// for TLS client authentication
+
+    /// Whether it is valid at this time.
+    #[must_use]
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        (self.facts.not_before..self.facts.not_after).contains(&now)
+    }
+
+    /// Chain and key for TLS.
+    #[must_use]
     pub fn certified_key(&self) -> Arc<rustls::sign::CertifiedKey> {
-        todo!()
+        Arc::clone(&self.certified_key)
     }
 }
+
+impl fmt::Debug for IssuedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("IssuedIdentity");
+        shown.field("id", &self.id.to_string()).field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+fn malformed(why: impl Into<String>) -> Refusal {
+    Refusal::Malformed { why: why.into() }
+}
+
+fn parse_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+    let mut chain = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| malformed(format!("{error:?}")))?;
+        chain.push(certificate.into_owned());
+        if chain.len() > CHAIN {
+            return Err(malformed(format!("the chain has more than {CHAIN} certificates")));
+        }
+    }
+    Ok(chain)
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+    let parsed = x509_parser::parse_x509_certificate(der);
+    parsed.map(|(_, certificate)| certificate).map_err(|_| malformed("it is not X.509"))
+}
+
+fn is_self_issued(der: &CertificateDer<'_>) -> bool {
+    parse(der).is_ok_and(|certificate| certificate.subject() == certificate.issuer())
+}
+
+fn check_leaf(
+    leaf: &CertificateDer<'_>,
+    expected: &SpiffeId,
+    now: SystemTime,
+) -> Result<Facts, Refusal> {
+    let leaf = parse(leaf)?;
+    check_names(&leaf, expected)?;
+    let time = |at: i64| from_unix_seconds(u64::try_from(at).unwrap_or(0));
+    let not_before = time(leaf.validity().not_before.timestamp());
+    let not_after = time(leaf.validity().not_after.timestamp());
+    if now >= not_after {
+        return Err(Refusal::Expired { not_after: rfc3339(not_after), now: rfc3339(now) });
+    }
+    if now < not_before {
+        return Err(Refusal::NotYetValid { not_before: rfc3339(not_before), now: rfc3339(now) });
+    }
+    let key_kind = match leaf.public_key().parsed() {
+        Ok(PublicKey::EC(point)) => format!("ECDSA {}", point.key_size()),
+        Ok(PublicKey::RSA(key)) => format!("RSA {}", key.key_size()),
+        _ => "unknown".to_owned(),
+    };
+    let serial = leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let issuer = leaf.issuer().to_string();
+    Ok(Facts { serial, issuer, key_kind, not_before, not_after })
+}
+
+/// SPIFFE X509-SVID 2: exactly one URI SAN, which is the identity.
+fn check_names(leaf: &X509Certificate<'_>, expected: &SpiffeId) -> Result<(), Refusal> {
+    let names = leaf.subject_alternative_name().map_err(|_| malformed("its SAN is broken"))?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .collect();
+    if uris == [expected.to_string()] {
+        return Ok(());
+    }
+    let found = if uris.is_empty() { "nobody".to_owned() } else { uris.join(", ") };
+    Err(Refusal::OtherIdentity {
+        found: found.chars().take(300).collect(),
+        expected: expected.to_string(),
+    })
+}
+
+fn fit_key(
+    chain: &[CertificateDer<'static>],
+    key_pem: &SecretString,
+) -> Result<Arc<dyn rustls::sign::SigningKey>, Refusal> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem.expose_secret().as_bytes())
+        .map_err(|_| malformed("its private key cannot be read"))?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
+        .map_err(|_| malformed("its private key is of no supported kind"))?;
+    let pair = rustls::sign::CertifiedKey::new(chain.to_vec(), Arc::clone(&key));
+    pair.keys_match().map_err(|_| Refusal::OtherKey)?;
+    Ok(key)
+}
+
+fn check_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    trust: &Roots,
+    issuer: &str,
+    now: SystemTime,
+) -> Result<(), Refusal> {
+    let untrusted =
+        |why: webpki::Error| Refusal::Untrusted { issuer: issuer.to_owned(), why: why.to_string() };
+    let anchors = trust.store().roots;
+    let end = webpki::EndEntityCert::try_from(leaf).map_err(untrusted)?;
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    end.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        &anchors,
+        intermediates,
+        UnixTime::since_unix_epoch(since),
+        webpki::KeyUsage::client_auth(),
+        None,
+        None,
+    )
+    .map(drop)
+    .map_err(untrusted)
+}
+
+/// A leaf, a few intermediates, and the roots of a mesh that is changing its root.
+const CHAIN: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,30 +1,160 @@
+//! Root certificates: the trust that everything else is measured against.
+
 use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+/// Why a text yields no roots.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    #[error("stub")]
-    Stub,
+    /// There is no certificate in it.
+    #[error("it holds no certificate (expected -----BEGIN CERTIFICATE-----)")]
+    Empty,
+    /// A PEM block is broken.
+    #[error("certificate {number} is broken")]
+    Pem {
+        /// Counted from 1.
+        number: usize,
+        /// What the parser said.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// A block holds no X.509 certificate.
+    #[error("certificate {number} is not an X.509 certificate")]
+    Certificate {
+        /// Counted from 1.
+        number: usize,
+    },
+    /// More certificates than any mesh has.
+    #[error("it holds more than {COUNT} certificates")]
+    TooMany,
 }
-/// A non-empty set of root certificates: parsed, de-duplicated, order kept.
+
+/// A set of root certificates: never empty, parsed, without duplicates, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
-    _pem: Arc<str>,
+    certificates: Arc<[CertificateDer<'static>]>,
+    pem: Arc<str>,
 }
+
 impl Roots {
-    /// Every certificate block of a PEM text; other text is skipped; none, or a broken block, is an error.
-    pub fn from_pem(_pem: &[u8]) -> Result<Self, RootsError> {
-        todo!()
+    /// Every certificate of a PEM text; what stands between the blocks is skipped.
+    ///
+    /// # Errors
+    /// When there is none, or one is broken.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, RootsError> {
+        let mut found = Vec::new();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let number = found.len().saturating_add(1);
+            let certificate = certificate.map_err(|source| RootsError::Pem { number, source })?;
+            if x509_parser::parse_x509_certificate(&certificate).is_err() {
+                return Err(RootsError::Certificate { number });
+            }
+            if number > COUNT {
+                return Err(RootsError::TooMany);
+            }
+            found.push(certificate.into_owned());
+        }
+        if found.is_empty() { Err(RootsError::Empty) } else { Ok(Self::collect(found)) }
     }
+
+    /// The PEM text: the certificates alone.
+    #[must_use]
     pub fn pem(&self) -> &str {
-        &self._pem
+        &self.pem
     }
-    pub fn len(&self) -> usize {
-        todo!()
+
+    /// The certificates.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
-    pub fn union(&self, _other: &Self) -> Self {
-        todo!()
+
+    /// These roots and the other ones.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self::collect(self.certificates.iter().chain(other.certificates.iter()).cloned().collect())
     }
-    /// for rustls
+
+    /// The roots as TLS uses them.
+    #[must_use]
     pub fn store(&self) -> rustls::RootCertStore {
-        todo!()
+        let mut store = rustls::RootCertStore::empty();
+        store.add_parsable_certificates(self.certificates.iter().cloned());
+        store
+    }
+
+    /// The subjects, for errors that say who is trusted.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<String> {
+        let subject = |der: &CertificateDer<'_>| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+            Some(certificate.subject().to_string())
+        };
+        self.certificates.iter().filter_map(|der| subject(der)).collect()
+    }
+
+    fn collect(certificates: Vec<CertificateDer<'static>>) -> Self {
+        let mut unique: Vec<CertificateDer<'static>> = Vec::new();
+        for certificate in certificates {
+            if !unique.contains(&certificate) {
+                unique.push(certificate);
+            }
+        }
+        let pem: String = unique.iter().map(|der| certificate_pem(der)).collect();
+        Self { certificates: unique.into(), pem: pem.into() }
+    }
+}
+
+/// A certificate as a PEM block (RFC 7468).
+pub(super) fn certificate_pem(der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = tail;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// A multi-root mesh has a handful; each costs time in every handshake.
+const COUNT: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertificateParams::default().self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn duplicates_are_dropped_and_the_order_is_kept() {
+        let (one, two) = (root(), root());
+        let text = format!("# a comment\n{one}{two}\n{one}");
+        let roots = Roots::from_pem(text.as_bytes()).unwrap();
+        assert_eq!(roots.certificates().len(), 2);
+        assert_eq!(Roots::from_pem(roots.pem().as_bytes()).unwrap(), roots);
+        assert_eq!(roots.union(&roots), roots);
+        assert_eq!(roots.store().len(), 2);
+    }
+
+    #[test]
+    fn a_text_without_certificates_is_no_trust() {
+        assert!(matches!(Roots::from_pem(b"hello"), Err(RootsError::Empty)));
+        let fake = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+        assert!(matches!(
+            Roots::from_pem(fake.as_bytes()),
+            Err(RootsError::Certificate { number: 1 })
+        ));
+        let cut = root().replace("-----END CERTIFICATE-----", "");
+        assert!(Roots::from_pem(cut.as_bytes()).is_err());
     }
 }

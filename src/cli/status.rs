@@ -1,0 +1,135 @@
+//! `vm-agent status`: what is so now.
+
+use serde_json::Value;
+
+use super::exit::{Exit, Failure};
+use super::options::Global;
+use super::screen::{self, Paint, paint};
+use crate::status::{self, AskError};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print JSON with a schema number
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let status = ask(global)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&status).map_err(super::other)?;
+        screen::out(&text)?;
+    } else {
+        screen::out(render(&status).trim_end())?;
+    }
+    if status.pointer("/ready").and_then(Value::as_bool) == Some(true) {
+        return Ok(());
+    }
+    let phase = text(&status, "/phase");
+    Err(Failure::new(Exit::NotReady, anyhow::anyhow!("this machine is not ready: {phase}")))
+}
+
+/// The daemon's status, with the failure that each kind of silence means.
+pub(super) fn ask(global: &Global) -> Result<Value, Failure> {
+    let socket = crate::config::Paths::new(&global.root).admin_socket();
+    status::ask(&socket).map_err(|error| {
+        let (exit, hint) = match &error {
+            AskError::Nobody { .. } => {
+                (Exit::NotRunning, "start it with `vm-agent run`, or join with `vm-agent join DIR`")
+            }
+            AskError::Denied { .. } => (Exit::Host, "try it with sudo"),
+            AskError::Broken { .. } => (Exit::Other, "look at the agent's log"),
+        };
+        Failure::new(exit, error).hint(hint.to_owned())
+    })
+}
+
+/// The text form: one line a room, then what is wrong.
+fn render(status: &Value) -> String {
+    let ready = status.pointer("/ready").and_then(Value::as_bool) == Some(true);
+    let mut screen = String::new();
+    let mut row = |name: &str, value: String| screen.push_str(&format!("{name:<15}{value}\n"));
+    row("phase", format!("{}{}", text(status, "/phase"), if ready { "" } else { " (not ready)" }));
+    let name = text(status, "/workload/name");
+    let namespace = text(status, "/workload/namespace");
+    row("workload", format!("{namespace}/{name} at {}", text(status, "/workload/address")));
+    row("identity", identity(status));
+    let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
+    let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
+    let line = text(status, "/control_plane/phase");
+    row("control plane", format!("{line} {}{peer}", text(status, "/control_plane/endpoint")));
+    let mode = text(status, "/registration/mode");
+    let entry = text(status, "/registration/name");
+    row("registration", format!("{} {entry} (by {mode})", text(status, "/registration/phase")));
+    row("proxy", proxy(status));
+    for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
+        let room = text(condition, "/room");
+        screen.push_str(&format!("{} {room}: {}\n", paint(Paint::Warn, "!"), text(condition, "/what")));
+        if let Some(hint) = condition.pointer("/hint").and_then(Value::as_str) {
+            screen.push_str(&format!("  hint: {hint}\n"));
+        }
+    }
+    screen
+}
+
+fn identity(status: &Value) -> String {
+    let id = text(status, "/identity/id");
+    let valid = status.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
+    match status.pointer("/identity/expires_in").and_then(Value::as_i64) {
+        Some(left) if valid => format!("{id}, valid for {}", span(left)),
+        Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
+        None => format!("{id}, no certificate yet"),
+    }
+}
+
+fn proxy(status: &Value) -> String {
+    let number = |at: &str| status.pointer(at).and_then(Value::as_u64);
+    let mut line = text(status, "/proxy/phase");
+    if let Some(pid) = number("/proxy/pid") {
+        line.push_str(&format!(", pid {pid}"));
+    }
+    if let Some(restarts) = number("/proxy/restarts").filter(|&count| count > 0) {
+        line.push_str(&format!(", {restarts} restarts"));
+    }
+    line
+}
+
+/// A text field, or `-`.
+pub(super) fn text(value: &Value, at: &str) -> String {
+    match value.pointer(at) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// Seconds as people read them: the two largest units.
+pub(super) fn span(seconds: i64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_show_their_two_largest_units() {
+        let spans = [5, 65, 3_660, 90_000].map(span);
+        assert_eq!(spans, ["5s", "1m 5s", "1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn a_status_of_another_version_is_rendered_without_its_missing_fields() {
+        let screen = render(&serde_json::json!({"phase": "ready", "ready": true}));
+        assert!(screen.starts_with("phase          ready\n"), "{screen}");
+        assert!(screen.contains("control plane  - -"), "{screen}");
+    }
+}

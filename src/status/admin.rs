@@ -1,0 +1,69 @@
+//! The admin socket: the command line's way to the daemon, for root and the agent's own user.
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::Listener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{Desk, Order};
+use crate::base::uds::Peers;
+
+/// Serves `GET /v1/status` and `POST /v1/stop` on a Unix socket until `stop`.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(
+    listener: UnixListener,
+    peers: Peers,
+    desk: Desk,
+    stop: CancellationToken,
+) -> Result<(), std::io::Error> {
+    let pages = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/stop", post(halt))
+        .with_state(desk);
+    let listener = Guarded { listener, peers };
+    axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn status(State(desk): State<Desk>) -> Response {
+    Json(desk.board.snapshot()).into_response()
+}
+
+async fn halt(State(desk): State<Desk>) -> StatusCode {
+    match desk.orders.try_send(Order::Stop) {
+        Ok(()) => StatusCode::ACCEPTED,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// A listener that hangs up on callers who have no business here.
+struct Guarded {
+    listener: UnixListener,
+    peers: Peers,
+}
+
+impl Listener for Guarded {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            match self.peers.check(&stream) {
+                Ok(()) => return (stream, address),
+                Err(uid) => tracing::warn!(?uid, "Refused a caller on the admin socket."),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}

@@ -1,0 +1,103 @@
+//! The metrics page, in Prometheus text format, under pilot-agent's names.
+//!
+//! Names and types: Istio `pkg/istio-agent/metrics`, `security/pkg/nodeagent/cache`; none of them
+//! ends in `_total`, which is why no client library writes this page.
+
+use std::fmt::{Display, Write};
+
+use super::model::{Board, Snapshot};
+
+/// The media type of the page.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The whole page.
+pub(super) fn page(board: &Board) -> String {
+    let snapshot = board.snapshot();
+    let mut page = Page(String::new());
+    certificates(&mut page, &snapshot);
+    relay(&mut page, &snapshot);
+    agent(&mut page, board, &snapshot);
+    page.0
+}
+
+fn certificates(page: &mut Page, snapshot: &Snapshot) {
+    let renewal = &snapshot.identity.renewal;
+    page.counter("num_outgoing_requests", "Certificate requests sent.", renewal.attempts);
+    page.counter(
+        "num_failed_outgoing_requests",
+        "Certificate requests that failed.",
+        renewal.failures,
+    );
+    page.counter(
+        "num_outgoing_retries",
+        "Certificate requests that were sent again after a failure.",
+        renewal.failures.min(renewal.attempts),
+    );
+    if let Some(left) = snapshot.identity.expires_in {
+        let labels = "{resource_name=\"default\"}";
+        page.labelled("cert_expiry_seconds", "Seconds until it expires.", "gauge", labels, left);
+    }
+    if let Some(latency) = renewal.last_latency_ms {
+        let labels = "{request_type=\"csr\"}";
+        page.labelled("outgoing_latency", "Milliseconds of the last.", "gauge", labels, latency);
+    }
+}
+
+fn relay(page: &mut Page, snapshot: &Snapshot) {
+    let upstream = &snapshot.control_plane.upstream;
+    page.counter(
+        "istiod_connection_failures",
+        "Connections to istiod that failed.",
+        upstream.failures,
+    );
+    page.labelled(
+        "istiod_connection_terminations",
+        "Streams to istiod that ended.",
+        "counter",
+        "{type=\"error\"}",
+        upstream.terminations,
+    );
+    page.counter("xds_proxy_requests", "Requests from the proxy to istiod.", upstream.requests);
+    page.counter("xds_proxy_responses", "Responses from istiod to the proxy.", upstream.responses);
+    page.counter(
+        "xds_proxy_rejections",
+        "Configuration that the proxy refused (NACK).",
+        upstream.rejected,
+    );
+}
+
+fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
+    if let Some(milliseconds) = snapshot.timings.ready_ms {
+        let seconds = std::time::Duration::from_millis(milliseconds).as_secs_f64();
+        page.gauge("startup_duration_seconds", "From start to ready.", seconds);
+    }
+    page.gauge("uptime_seconds", "Since the agent started.", board.uptime().as_secs());
+    page.gauge("ready", "1 when the machine is in the mesh.", u8::from(snapshot.ready));
+    page.counter("proxy_restarts", "Starts of the proxy after the first.", snapshot.proxy.restarts);
+    page.counter("sds_pushes", "Secrets sent to the proxy.", snapshot.sds.pushes);
+    for condition in &snapshot.conditions {
+        let labels = format!("{{room=\"{}\"}}", condition.room);
+        page.labelled("condition", "Something is wrong in this room.", "gauge", &labels, 1);
+    }
+}
+
+/// The page while it is written. Writing to a string cannot fail.
+struct Page(String);
+
+impl Page {
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.labelled(name, help, "counter", "", value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.labelled(name, help, "gauge", "", value);
+    }
+
+    fn labelled(&mut self, name: &str, help: &str, kind: &str, labels: &str, value: impl Display) {
+        let heading = format!("# TYPE istio_agent_{name} {kind}\n");
+        if !self.0.contains(&heading) {
+            drop(write!(self.0, "# HELP istio_agent_{name} {help}\n{heading}"));
+        }
+        drop(writeln!(self.0, "istio_agent_{name}{labels} {value}"));
+    }
+}

@@ -1,0 +1,281 @@
+//! The snapshot: plain data, versioned, without a field that could hold a secret.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::base::clock::{SharedClock, rfc3339};
+use crate::base::trouble::Trouble;
+use crate::envoy::{ProxyPhase, ProxyState};
+use crate::identity::IssuedIdentity;
+use crate::registry::{RegistrationPhase, RegistrationState};
+use crate::sds::Counters;
+use crate::secrets::RenewalState;
+use crate::workload::Workload;
+use crate::xds::{UpstreamPhase, UpstreamState};
+
+/// The version of the JSON form; it grows when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+
+/// Where the agent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Waiting for its first certificate.
+    Certifying,
+    /// Waiting for the registration.
+    Registering,
+    /// Waiting for the proxy.
+    Starting,
+    /// In the mesh.
+    Ready,
+    /// On its way out.
+    Draining,
+}
+
+/// The agent at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The agent's version.
+    pub version: &'static str,
+    /// The agent's process.
+    pub pid: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// In the mesh: valid identity, registered, proxy ready.
+    pub ready: bool,
+    /// Who it claims to be.
+    pub workload: WorkloadView,
+    /// Its certificate.
+    pub identity: IdentityView,
+    /// The line to istiod.
+    pub control_plane: ControlPlaneView,
+    /// Its WorkloadEntry.
+    pub registration: RegistrationState,
+    /// Envoy.
+    pub proxy: ProxyState,
+    /// Secrets given to Envoy.
+    pub sds: SdsView,
+    /// How long the start took.
+    pub timings: Timings,
+    /// All that is wrong now, by room.
+    pub conditions: Vec<Condition>,
+}
+
+/// Who the machine claims to be.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkloadView {
+    name: String,
+    namespace: String,
+    service_account: String,
+    address: String,
+    network: String,
+    locality: Option<String>,
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+/// The current certificate and its renewal.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdentityView {
+    /// The SPIFFE ID that the machine has or wants.
+    pub id: String,
+    /// Whether a certificate is there and valid now.
+    pub valid: bool,
+    serial: Option<String>,
+    issuer: Option<String>,
+    key: Option<String>,
+    not_before: Option<String>,
+    not_after: Option<String>,
+    /// Seconds until it expires; negative when it has.
+    expires_in: Option<i64>,
+    renewal: RenewalState,
+}
+
+/// The line to istiod.
+#[derive(Clone, Debug, Serialize)]
+pub struct ControlPlaneView {
+    endpoint: String,
+    #[serde(flatten)]
+    upstream: UpstreamState,
+}
+
+/// What SDS served.
+#[derive(Clone, Debug, Serialize)]
+pub struct SdsView {
+    streams: u64,
+    pushes: u64,
+    rejected: u64,
+}
+
+/// Something that is wrong, and in which room.
+#[derive(Clone, Debug, Serialize)]
+pub struct Condition {
+    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`.
+    pub room: &'static str,
+    /// What, since when, and what to do.
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// Milliseconds from the agent's start; absent until it happened.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Timings {
+    /// To the first valid certificate.
+    pub certificate_ms: Option<u64>,
+    /// To the registration.
+    pub registered_ms: Option<u64>,
+    /// To the proxy being ready.
+    pub proxy_ready_ms: Option<u64>,
+    /// To everything being ready.
+    pub ready_ms: Option<u64>,
+}
+
+/// The rooms' own reports, from which a snapshot is made at any time.
+pub struct Board {
+    /// The clock for what is valid now.
+    pub clock: SharedClock,
+    /// When the agent started.
+    pub started: Instant,
+    /// Who the machine claims to be.
+    pub workload: Workload,
+    /// Where istiod is.
+    pub endpoint: String,
+    /// The vault's current identity.
+    pub identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
+    /// The vault's renewal loop.
+    pub renewal: watch::Receiver<RenewalState>,
+    /// The relay's counters and phase.
+    pub upstream: Box<dyn Fn() -> UpstreamState + Send + Sync>,
+    /// The WorkloadEntry.
+    pub registration: watch::Receiver<RegistrationState>,
+    /// Envoy.
+    pub proxy: watch::Receiver<ProxyState>,
+    /// What SDS served.
+    pub sds: Arc<Counters>,
+    /// Set once the agent is on its way out.
+    pub draining: watch::Receiver<bool>,
+    /// Kept by the agent's timekeeper.
+    pub timings: watch::Receiver<Timings>,
+}
+
+impl Board {
+    /// The agent now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.clock.now();
+        let upstream = (self.upstream)();
+        let registration = self.registration(&upstream);
+        let proxy = self.proxy.borrow().clone();
+        let identity = self.identity(now);
+        let phase = self.phase(&identity, &registration, &proxy);
+        let conditions = conditions(&identity.renewal, &upstream, &registration, &proxy);
+        Snapshot {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            phase,
+            ready: phase == Phase::Ready,
+            workload: self.workload(),
+            identity,
+            control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
+            registration,
+            proxy,
+            sds: self.sds(),
+            timings: *self.timings.borrow(),
+            conditions,
+        }
+    }
+
+    /// How long the agent has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn phase(
+        &self,
+        identity: &IdentityView,
+        registration: &RegistrationState,
+        proxy: &ProxyState,
+    ) -> Phase {
+        if *self.draining.borrow() {
+            Phase::Draining
+        } else if !identity.valid {
+            Phase::Certifying
+        } else if proxy.phase == ProxyPhase::Ready && registration.is_settled() {
+            Phase::Ready
+        } else if registration.phase == RegistrationPhase::Failed {
+            Phase::Registering
+        } else {
+            Phase::Starting
+        }
+    }
+
+    /// In `istiod` mode the entry stands once istiod has answered our stream: it registers the
+    /// machine before its first answer, and ends the stream when it cannot.
+    fn registration(&self, upstream: &UpstreamState) -> RegistrationState {
+        let state = self.registration.borrow().clone();
+        let connected = upstream.phase == UpstreamPhase::Connected;
+        state.with_stream(connected, upstream.connected_since, upstream.trouble.as_ref())
+    }
+
+    fn identity(&self, now: SystemTime) -> IdentityView {
+        let current = self.identity.borrow().clone();
+        let renewal = self.renewal.borrow().clone();
+        let seconds = |at: SystemTime| match at.duration_since(now) {
+            Ok(left) => i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            Err(past) => -i64::try_from(past.duration().as_secs()).unwrap_or(i64::MAX),
+        };
+        IdentityView {
+            id: self.workload.id.to_string(),
+            valid: current.as_ref().is_some_and(|identity| identity.is_valid_at(now)),
+            serial: current.as_ref().map(|identity| identity.serial().to_owned()),
+            issuer: current.as_ref().map(|identity| identity.issuer().to_owned()),
+            key: current.as_ref().map(|identity| identity.key_kind().to_owned()),
+            not_before: current.as_ref().map(|identity| rfc3339(identity.not_before())),
+            not_after: current.as_ref().map(|identity| rfc3339(identity.not_after())),
+            expires_in: current.as_ref().map(|identity| seconds(identity.not_after())),
+            renewal,
+        }
+    }
+
+    fn workload(&self) -> WorkloadView {
+        let workload = &self.workload;
+        WorkloadView {
+            name: workload.name.clone(),
+            namespace: workload.id.namespace().to_string(),
+            service_account: workload.id.service_account().to_string(),
+            address: workload.address.to_string(),
+            network: workload.network.clone(),
+            locality: workload.locality.as_ref().map(ToString::to_string),
+            labels: workload.labels.clone(),
+        }
+    }
+
+    fn sds(&self) -> SdsView {
+        let counts = self.sds.snapshot();
+        SdsView { streams: counts.streams, pushes: counts.pushes, rejected: counts.rejected }
+    }
+}
+
+fn conditions(
+    renewal: &RenewalState,
+    upstream: &UpstreamState,
+    registration: &RegistrationState,
+    proxy: &ProxyState,
+) -> Vec<Condition> {
+    let rows = [
+        ("identity", &renewal.trouble),
+        ("storage", &renewal.storage_trouble),
+        ("control-plane", &upstream.trouble),
+        ("registration", &registration.trouble),
+        ("proxy", &proxy.trouble),
+    ];
+    let wrong = rows.into_iter().filter_map(|(room, trouble)| Some((room, trouble.clone()?)));
+    wrong.map(|(room, trouble)| Condition { room, trouble }).collect()
+}
