@@ -85,6 +85,15 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> 
     sync_directory(directory)
 }
 
+/// Renames a file or directory within its file system, replacing what has the new name.
+///
+/// # Errors
+/// When it does not exist or the directory may not be written.
+#[expect(clippy::disallowed_methods, reason = "the one place that writes files")]
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(failed("rename", from))
+}
+
 /// Makes a directory and its missing parents; the last one gets `mode`, also when it existed.
 ///
 /// # Errors

@@ -62,6 +62,9 @@ pub enum KeyError {
         /// The text.
         found: String,
     },
+    /// The thread that made it was lost.
+    #[error("the making of a key was interrupted")]
+    Interrupted,
     /// The cryptographic library refused.
     #[error("cannot make a {what}")]
     Make {
@@ -140,7 +143,7 @@ mod tests {
         for (algorithm, _) in KeyAlgorithm::ALL {
             let key = KeyPair::generate(algorithm).unwrap();
             let pem = key.csr_pem(&id).unwrap();
-            let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+            let (_, pem) = ::x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
             let (_, csr) = X509CertificationRequest::from_der(&pem.contents).unwrap();
             assert_eq!(csr.certification_request_info.subject.iter().count(), 0);
             let sans: Vec<_> = csr.requested_extensions().unwrap().collect();
