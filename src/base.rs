@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod fsio;
+pub mod net;
 pub mod problem;
 pub mod tasks;
 pub mod trouble;

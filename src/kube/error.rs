@@ -1,0 +1,164 @@
+//! What the API server said, and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::backoff::Retry;
+use crate::base::fsio::FileError;
+
+/// What was asked of the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Server-side apply.
+    Apply,
+    /// Delete.
+    Delete,
+    /// Read.
+    Get,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Apply => "apply",
+            Self::Delete => "delete",
+            Self::Get => "get",
+        })
+    }
+}
+
+/// A call that failed. Never holds a token.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    /// The server's URL cannot be used.
+    #[error("{found:?} is no Kubernetes API server: expected https://HOST[:PORT]")]
+    Server {
+        /// The text.
+        found: String,
+    },
+    /// The server's roots, or our certificate, cannot be used.
+    #[error("cannot use the TLS settings for the Kubernetes API: {why}")]
+    Tls {
+        /// What is wrong.
+        why: String,
+    },
+    /// A credential file cannot be read.
+    #[error("cannot use the credential for the Kubernetes API")]
+    Credential(#[source] FileError),
+    /// Our token is over.
+    #[error("the token in {} expired at {expired_at}; this machine's clock says {now}", path.display())]
+    ExpiredToken {
+        /// The file.
+        path: PathBuf,
+        /// RFC 3339.
+        expired_at: String,
+        /// RFC 3339.
+        now: String,
+    },
+    /// The server could not be reached, or hung up.
+    #[error("cannot {verb} {what} at {server}")]
+    Transport {
+        /// What was asked.
+        verb: Verb,
+        /// Of which object.
+        what: String,
+        /// Of whom.
+        server: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The answer is larger than any that we ask for.
+    #[error("the answer to {verb} {what} has more than {limit} bytes")]
+    TooLarge {
+        /// What was asked.
+        verb: Verb,
+        /// Of which object.
+        what: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The server said no.
+    #[error("the Kubernetes API refused to {verb} {what}: {message} ({reason}, {code})")]
+    Refused {
+        /// What was asked.
+        verb: Verb,
+        /// Of which object.
+        what: String,
+        /// The HTTP status.
+        code: u16,
+        /// Kubernetes' reason, such as `Forbidden`.
+        reason: String,
+        /// The server's words.
+        message: String,
+        /// When the server asks to come back.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl KubeError {
+    /// Whether it can pass by itself.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Transport { source, .. } if is_tls(source) => Retry::Later,
+            Self::Transport { .. } => Retry::Soon,
+            Self::Refused { code: 429 | 500..=599, .. } => Retry::Soon,
+            Self::Credential(_) | Self::ExpiredToken { .. } | Self::Refused { .. } => Retry::Later,
+            Self::Server { .. } | Self::Tls { .. } | Self::TooLarge { .. } => Retry::Never,
+        }
+    }
+
+    /// The HTTP status of a refusal.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        if let Self::Refused { code, .. } = self { Some(*code) } else { None }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Refused { code: 401, .. } | Self::ExpiredToken { .. } => {
+                "give it a token that the API server accepts: `kubectl create token SERVICE-ACCOUNT \
+                 -n NAMESPACE --duration 24h`, in the file that registration.kubernetes.tokenFile names"
+            }
+            Self::Refused { code: 403, .. } => {
+                "allow it in the workload's namespace: a Role with verbs get, create, patch, delete \
+                 on workloadentries of networking.istio.io, bound to the service account"
+            }
+            Self::Refused { code: 404, .. } => {
+                "check the namespace, and that Istio's CRDs are installed (`kubectl get crd \
+                 workloadentries.networking.istio.io`)"
+            }
+            Self::Refused { code: 409, .. } => {
+                "somebody else owns these fields; --set registration.force=true takes them over"
+            }
+            Self::Refused { .. } | Self::TooLarge { .. } => return None,
+            Self::Transport { source, .. } if is_tls(source) => {
+                "check registration.kubernetes.caFile: it must hold the root of this API server"
+            }
+            Self::Transport { .. } | Self::Server { .. } => {
+                "check registration.kubernetes.server, and that it can be reached from here"
+            }
+            Self::Credential(_) | Self::Tls { .. } => "check registration.kubernetes",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Whether the TLS library refused the server.
+fn is_tls(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let is =
+            cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>());
+        if is {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
