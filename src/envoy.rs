@@ -1,1 +1,123 @@
-//! envoy
+//! Envoy: its binary, its bootstrap, its process, its admin interface. It never touches a key.
+
+mod admin;
+mod binary;
+mod bootstrap;
+mod launch;
+mod leftover;
+mod logs;
+mod process;
+mod supervisor;
+mod user;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+pub use binary::{BinaryError, find_binary, version_of};
+pub use bootstrap::{BootstrapInputs, Register, bootstrap};
+pub use launch::{LaunchArgs, LaunchError, launch};
+pub use supervisor::{Handle, Supervisor};
+pub use user::{ProxyUser, UserError, resolve_user};
+
+use crate::base::clock;
+use crate::base::trouble::Trouble;
+
+/// How Envoy is started and stopped.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The program that becomes Envoy by its hidden subcommand: ourselves.
+    pub launcher: PathBuf,
+    /// Envoy's binary.
+    pub binary: PathBuf,
+    /// Whom it runs as; `None` for our own user.
+    pub user: Option<ProxyUser>,
+    /// Its working directory, with its bootstrap and the sockets (paths in the bootstrap are
+    /// relative to it, so that it need not be reachable by path for Envoy's user).
+    pub directory: PathBuf,
+    /// Its bootstrap.
+    pub bootstrap: serde_json::Value,
+    /// The port of its admin interface on localhost.
+    pub admin_port: u16,
+    /// `--log-level`, optionally with components as Istio writes it: `warning,conn_handler:debug`.
+    pub log_level: String,
+    /// `--drain-time-s`.
+    pub drain_time: Duration,
+    /// How long it serves what it has when it is stopped.
+    pub termination_drain: Duration,
+    /// Worker threads; `None` for one per core.
+    pub concurrency: Option<u32>,
+    /// Whether the machine has only IPv6.
+    pub only_ipv6: bool,
+    /// Further arguments, as they are.
+    pub extra_args: Vec<String>,
+}
+
+/// Where Envoy stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyPhase {
+    /// Its process has just been started.
+    #[default]
+    Starting,
+    /// Its admin interface answers.
+    Live,
+    /// It has its configuration and its workers run.
+    Ready,
+    /// It takes no new connections.
+    Draining,
+    /// It ended by itself, and is started again after a pause.
+    Backoff,
+    /// It ends again and again; it is still tried.
+    Failed,
+    /// It was stopped.
+    Stopped,
+}
+
+/// Envoy at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ProxyState {
+    /// Where it stands.
+    pub phase: ProxyPhase,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Starts after the first.
+    pub restarts: u64,
+    /// When this process was started, RFC 3339.
+    #[serde(serialize_with = "optional_rfc3339")]
+    pub started_at: Option<SystemTime>,
+    /// Since when it is ready, RFC 3339.
+    #[serde(serialize_with = "optional_rfc3339")]
+    pub ready_since: Option<SystemTime>,
+    /// What it took and refused of its configuration.
+    pub config: ConfigCounts,
+    /// How it ended last.
+    pub last_exit: Option<String>,
+    /// Why it does not stay up.
+    pub trouble: Option<Trouble>,
+}
+
+/// What Envoy says of its configuration (its statistics `cluster_manager.cds.*` and
+/// `listener_manager.lds.*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigCounts {
+    /// Updates of clusters that it took.
+    pub cds_updates: u64,
+    /// Updates of listeners that it took.
+    pub lds_updates: u64,
+    /// Updates of either that it refused.
+    pub rejected: u64,
+}
+
+fn optional_rfc3339<S: serde::Serializer>(
+    at: &Option<SystemTime>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    at.map(clock::rfc3339).serialize(to)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Envoy's admin interface: a few questions, each with a limit of time and size.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::ConfigCounts;
+
+/// The admin interface on localhost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admin {
+    pub(super) port: u16,
+}
+
+/// What Envoy says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Report {
+    /// It has taken clusters and listeners, and its workers run.
+    pub(super) ready: bool,
+    pub(super) config: ConfigCounts,
+}
+
+impl Admin {
+    /// Where Envoy stands, by the same statistics as Istio's probe (`status/ready/probe.go`).
+    pub(super) async fn report(self) -> io::Result<Report> {
+        let text = self.ask(Method::GET, READINESS).await?;
+        let value = |name: &str| stat(&text, name);
+        let config = ConfigCounts {
+            cds_updates: value("cluster_manager.cds.update_success").unwrap_or(0),
+            lds_updates: value("listener_manager.lds.update_success").unwrap_or(0),
+            rejected: value("cluster_manager.cds.update_rejected")
+                .unwrap_or(0)
+                .saturating_add(value("listener_manager.lds.update_rejected").unwrap_or(0)),
+        };
+        let ready = config.cds_updates > 0
+            && config.lds_updates > 0
+            && value("server.state") == Some(0)
+            && value("listener_manager.workers_started") == Some(1);
+        Ok(Report { ready, config })
+    }
+
+    /// Stops taking connections, and tells clients to go elsewhere.
+    pub(super) async fn drain(self) -> io::Result<()> {
+        let path = "/drain_listeners?inboundonly&graceful&skip_exit";
+        self.ask(Method::POST, path).await.map(drop)
+    }
+
+    /// Connections that are open.
+    pub(super) async fn connections(self) -> io::Result<u64> {
+        let text = self.ask(Method::GET, "/stats?filter=%5Eserver%5C.total_connections%24").await?;
+        stat(&text, "server.total_connections").ok_or_else(|| io::Error::other("no such statistic"))
+    }
+
+    async fn ask(self, method: Method, path: &str) -> io::Result<String> {
+        let answer = timeout(LIMIT, self.exchange(method, path)).await;
+        answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn exchange(self, method: Method, path: &str) -> io::Result<String> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = connected.map_err(io::Error::other)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "localhost")
+            .header(http::header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let talk = async {
+            let response = sender.send_request(request).await.map_err(io::Error::other)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), BYTES).collect().await;
+            let body = body.map_err(io::Error::other)?.to_bytes();
+            if status.is_success() {
+                Ok(String::from_utf8_lossy(&body).into_owned())
+            } else {
+                Err(io::Error::other(format!("HTTP {status}")))
+            }
+        };
+        // The connection has to be driven while we wait; whichever ends first, the answer counts.
+        let mut talk = std::pin::pin!(talk);
+        tokio::select! {
+            answer = &mut talk => answer,
+            ended = connection => {
+                ended.map_err(io::Error::other)?;
+                talk.await
+            }
+        }
+    }
+}
+
+/// A statistic of the text form: `name: value`.
+fn stat(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))?;
+    line.trim().parse().ok()
+}
+
+/// `^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$|…`
+const READINESS: &str = "/stats?filter=%5E%28cluster_manager%5C.cds%5C.update_success%7C\
+cluster_manager%5C.cds%5C.update_rejected%7Clistener_manager%5C.lds%5C.update_success%7C\
+listener_manager%5C.lds%5C.update_rejected%7Cserver%5C.state%7Clistener_manager%5C.workers_started%29%24";
+/// A proxy that answers later than this hangs.
+const LIMIT: Duration = Duration::from_secs(3);
+/// The answers that we ask for have some hundred bytes.
+const BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statistic_is_found_by_its_whole_name() {
+        let text = "server.state: 0\nserver.state_x: 7\n";
+        assert_eq!(stat(text, "server.state"), Some(0));
+        assert_eq!(stat(text, "server.stat"), None);
+    }
+}

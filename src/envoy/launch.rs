@@ -1,0 +1,88 @@
+//! Becoming Envoy: the body of the hidden subcommand. It gives up what Envoy must not have, and
+//! then replaces itself.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{self, Gid, Uid};
+
+use super::ProxyUser;
+
+/// What to become.
+#[derive(Clone, Debug)]
+pub struct LaunchArgs {
+    /// The binary.
+    pub binary: PathBuf,
+    /// The user to become; `None` stays.
+    pub user: Option<ProxyUser>,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// Its arguments, without its name.
+    pub args: Vec<String>,
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}")]
+pub struct LaunchError {
+    /// What was tried.
+    step: String,
+    /// What the kernel said.
+    #[source]
+    source: io::Error,
+}
+
+/// Becomes Envoy. The binary is opened, and the directory entered, before the user changes: neither
+/// needs to be reachable by path for Envoy's user.
+///
+/// # Errors
+/// With the step that failed; on success it never returns.
+pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
+    let failed = |step: &str, source: io::Error| LaunchError { step: step.to_owned(), source };
+    let open = format!("open {}", args.binary.display());
+    let mut binary = File::open(&args.binary).map_err(|error| failed(&open, error))?;
+    let enter = format!("enter {}", args.directory.display());
+    unistd::chdir(&args.directory).map_err(|error| failed(&enter, error.into()))?;
+    raise_open_files();
+    if let Some(ProxyUser { uid, gid }) = args.user {
+        unistd::setgroups(&[]).map_err(|error| failed("drop the groups", error.into()))?;
+        unistd::setgid(Gid::from_raw(gid))
+            .map_err(|error| failed(&format!("become group {gid}"), error.into()))?;
+        unistd::setuid(Uid::from_raw(uid))
+            .map_err(|error| failed(&format!("become user {uid}"), error.into()))?;
+    }
+    prctl::set_no_new_privs().map_err(|error| failed("forbid new privileges", error.into()))?;
+    let path = CString::new(args.binary.as_os_str().as_bytes()).unwrap_or_default();
+    let mut argv = vec![path.clone()];
+    argv.extend(args.args.into_iter().filter_map(|arg| CString::new(arg).ok()));
+    let environment = [c"PATH=/usr/local/bin:/usr/bin:/bin".to_owned()];
+    // The kernel cannot start a script from a closed file: its interpreter opens it by its path.
+    let started = if is_script(&mut binary) {
+        unistd::execve(&path, &argv, &environment)
+    } else {
+        unistd::fexecve(&binary, &argv, &environment)
+    };
+    match started {
+        Ok(never) => Ok(never),
+        Err(error) => Err(failed(&format!("start {}", args.binary.display()), error.into())),
+    }
+}
+
+/// Every connection through the mesh takes two; a low limit is no reason not to start.
+fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        drop(setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    }
+}
+
+fn is_script(binary: &mut File) -> bool {
+    let mut start = [0; 2];
+    let read = binary.read_exact(&mut start).and_then(|()| binary.rewind());
+    read.is_ok() && &start == b"#!"
+}

@@ -1,0 +1,320 @@
+//! Envoy's life: started, watched, started again in place, drained, ended.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::admin::Admin;
+use super::leftover::Note;
+use super::process::{BOOTSTRAP, Process, describe};
+use super::{Config, ProxyPhase, ProxyState};
+use crate::base::backoff::{Backoff, Retry};
+use crate::base::clock::SharedClock;
+use crate::base::fsio;
+use crate::base::tasks::Tasks;
+use crate::base::trouble::Trouble;
+
+/// What somebody wants of Envoy.
+enum Wish {
+    Drain,
+    Stop(oneshot::Sender<()>),
+    Kill(oneshot::Sender<()>),
+}
+
+/// The way to a supervised Envoy. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    wishes: mpsc::Sender<Wish>,
+    state: watch::Receiver<ProxyState>,
+}
+
+impl Handle {
+    /// Envoy, whenever it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ProxyState> {
+        self.state.clone()
+    }
+
+    /// Takes it out of traffic; it goes on serving what it has.
+    pub async fn drain(&self) {
+        // Nobody takes wishes after the end, when there is nothing left to drain.
+        drop(self.wishes.send(Wish::Drain).await);
+    }
+
+    /// Drains and ends it; returns when it has ended.
+    pub async fn stop(&self) {
+        self.finish(Wish::Stop).await;
+    }
+
+    /// Ends it without draining; returns when it has ended.
+    pub async fn kill(&self) {
+        self.finish(Wish::Kill).await;
+    }
+
+    async fn finish(&self, wish: impl FnOnce(oneshot::Sender<()>) -> Wish) {
+        let (done, ended) = oneshot::channel();
+        if self.wishes.send(wish(done)).await.is_ok() {
+            drop(ended.await);
+        }
+    }
+}
+
+/// Why Envoy does not stay up.
+#[derive(Debug, thiserror::Error)]
+enum SupervisionError {
+    #[error("the proxy ended {times} times without getting ready ({how}): {words}")]
+    Dies { times: u32, how: String, words: String },
+    #[error("cannot start the proxy")]
+    Start(#[source] std::io::Error),
+    #[error("cannot write the proxy's bootstrap")]
+    Bootstrap(#[source] fsio::FileError),
+}
+
+/// Supervises one Envoy.
+pub struct Supervisor {
+    config: Config,
+    clock: SharedClock,
+    tasks: Tasks,
+    wishes: mpsc::Receiver<Wish>,
+    state: watch::Sender<ProxyState>,
+    /// Ends in a row without having been ready.
+    deaths: u32,
+}
+
+/// Why the watch over one process ended.
+enum Event {
+    Ended(String),
+    Stopped(oneshot::Sender<()>),
+}
+
+impl Supervisor {
+    /// A supervisor and the way to it. `version` is shown in the state.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        version: Option<String>,
+        clock: SharedClock,
+        tasks: Tasks,
+    ) -> (Self, Handle) {
+        let (wish, wishes) = mpsc::channel(4);
+        let state = watch::Sender::new(ProxyState { version, ..ProxyState::default() });
+        let handle = Handle { wishes: wish, state: state.subscribe() };
+        (Self { config, clock, tasks, wishes, state, deaths: 0 }, handle)
+    }
+
+    /// Keeps Envoy running until it is told to stop. An Envoy that ends is started again, at once
+    /// the first time and with growing pauses after it.
+    pub async fn run(mut self) {
+        let note = Note::new(&self.config.directory);
+        note.end_leftover().await;
+        let mut backoff = fresh_backoff();
+        loop {
+            let started = Instant::now();
+            let how = match self.start(&note) {
+                Ok(process) => match self.watch(process).await {
+                    Event::Stopped(done) => return self.stopped(&note, done),
+                    Event::Ended(how) => how,
+                },
+                Err(error) => {
+                    self.report(&error);
+                    error.to_string()
+                }
+            };
+            if started.elapsed() > STABLE {
+                backoff = fresh_backoff();
+            }
+            let pause = backoff.next_delay();
+            tracing::warn!(how, restart_in = ?pause, "The proxy ended.");
+            self.state.send_modify(|state| {
+                state.restarts = state.restarts.saturating_add(1);
+                state.last_exit = Some(how);
+            });
+            if let Some(done) = self.pause(pause).await {
+                return self.stopped(&note, done);
+            }
+        }
+    }
+
+    fn start(&self, note: &Note) -> Result<Process, SupervisionError> {
+        let bootstrap = self.config.bootstrap.to_string();
+        fsio::replace(&self.config.directory.join(BOOTSTRAP), bootstrap.as_bytes(), fsio::PUBLIC)
+            .map_err(SupervisionError::Bootstrap)?;
+        let process = Process::start(&self.config, &self.tasks).map_err(SupervisionError::Start)?;
+        if let Err(error) = note.write(process.pid) {
+            tracing::warn!(%error, "The proxy's process number could not be noted.");
+        }
+        tracing::info!(pid = process.pid, "Started the proxy.");
+        let now = self.clock.now();
+        self.state.send_modify(|state| {
+            state.phase = ProxyPhase::Starting;
+            state.pid = Some(process.pid);
+            state.started_at = Some(now);
+            state.ready_since = None;
+            state.config = super::ConfigCounts::default();
+        });
+        Ok(process)
+    }
+
+    /// Watches a process until it ends or somebody wants it to.
+    async fn watch(&mut self, mut process: Process) -> Event {
+        let admin = Admin { port: self.config.admin_port };
+        let mut look_at = Instant::now();
+        loop {
+            tokio::select! {
+                ended = process.ended() => {
+                    let how = describe(&ended);
+                    self.died(&how, &process);
+                    return Event::Ended(how);
+                }
+                () = sleep_until(look_at) => look_at = Instant::now() + self.look(admin).await,
+                wish = self.wishes.recv() => match wish {
+                    Some(Wish::Drain) => self.drain(admin).await,
+                    Some(Wish::Stop(done)) => {
+                        self.drain_to_the_end(admin, &mut process).await;
+                        process.end(TERM_LIMIT).await;
+                        return Event::Stopped(done);
+                    }
+                    Some(Wish::Kill(done)) => {
+                        process.end(TERM_LIMIT).await;
+                        return Event::Stopped(done);
+                    }
+                    // Every handle is gone: nobody could stop it any more.
+                    None => {
+                        process.end(TERM_LIMIT).await;
+                        return Event::Stopped(oneshot::channel().0);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Asks Envoy how it is; returns the pause until the next look.
+    async fn look(&mut self, admin: Admin) -> Duration {
+        let report = admin.report().await;
+        let now = self.clock.now();
+        let before = self.state.borrow().phase;
+        let draining = before == ProxyPhase::Draining;
+        let phase = match &report {
+            _ if draining => ProxyPhase::Draining,
+            Ok(report) if report.ready => ProxyPhase::Ready,
+            Ok(_) => ProxyPhase::Live,
+            // One slow answer is no reason to call a proxy that serves dead.
+            Err(_) => before,
+        };
+        if phase == ProxyPhase::Ready {
+            self.deaths = 0;
+        }
+        self.state.send_if_modified(|state| {
+            let config = report.as_ref().map_or(state.config, |report| report.config);
+            let changed = state.phase != phase || state.config != config;
+            state.config = config;
+            if phase == ProxyPhase::Ready && state.phase != phase {
+                tracing::info!("The proxy is ready.");
+                state.ready_since = Some(now);
+                state.trouble = None;
+            }
+            state.phase = phase;
+            changed
+        });
+        if phase == ProxyPhase::Ready { LOOK_READY } else { LOOK_STARTING }
+    }
+
+    fn died(&mut self, how: &str, process: &Process) {
+        let was_ready = self.state.borrow().ready_since.is_some();
+        self.deaths = if was_ready { 0 } else { self.deaths.saturating_add(1) };
+        self.state.send_modify(|state| {
+            state.phase = ProxyPhase::Backoff;
+            state.pid = None;
+            state.ready_since = None;
+        });
+        if self.deaths >= HOPELESS {
+            let (times, how, words) = (self.deaths, how.to_owned(), process.last_lines.text());
+            self.report(&SupervisionError::Dies { times, how, words });
+        }
+    }
+
+    fn report(&mut self, error: &SupervisionError) {
+        let hint = "read the proxy's words above; `vm-agent config show` has its settings, and \
+                    another binary can be named with --proxy-binary";
+        let now = self.clock.now();
+        let trouble = Trouble::new(error, Some(hint.to_owned()), Retry::Later, now);
+        self.state.send_modify(|state| {
+            state.phase = ProxyPhase::Failed;
+            let since = state.trouble.as_ref().map_or(now, |old| old.since);
+            state.trouble = Some(Trouble { since, ..trouble });
+        });
+    }
+
+    /// Waits, unless somebody wants an end.
+    async fn pause(&mut self, pause: Duration) -> Option<oneshot::Sender<()>> {
+        let end = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(end) => return None,
+                wish = self.wishes.recv() => match wish {
+                    Some(Wish::Drain) => {}
+                    Some(Wish::Stop(done) | Wish::Kill(done)) => return Some(done),
+                    None => return Some(oneshot::channel().0),
+                },
+            }
+        }
+    }
+
+    async fn drain(&self, admin: Admin) {
+        self.state.send_modify(|state| state.phase = ProxyPhase::Draining);
+        if let Err(error) = admin.drain().await {
+            tracing::warn!(%error, "The proxy could not be drained.");
+        }
+    }
+
+    /// Drains, and waits until no connection is left or the time is over.
+    async fn drain_to_the_end(&self, admin: Admin, process: &mut Process) {
+        self.drain(admin).await;
+        let idle = async {
+            // The drain itself is asynchronous: what it closes is gone by the second look.
+            loop {
+                sleep(LOOK_DRAINING).await;
+                if matches!(admin.connections().await, Ok(0) | Err(_)) {
+                    return;
+                }
+            }
+        };
+        let wait = async {
+            tokio::select! {
+                () = idle => {}
+                _ = process.ended() => {}
+            }
+        };
+        if timeout(self.config.termination_drain, wait).await.is_err() {
+            tracing::info!("Connections are still open; ending the proxy all the same.");
+        }
+    }
+
+    fn stopped(self, note: &Note, done: oneshot::Sender<()>) {
+        note.clear();
+        drop(fsio::remove(&self.config.directory.join(BOOTSTRAP)));
+        self.state.send_modify(|state| {
+            state.phase = ProxyPhase::Stopped;
+            state.pid = None;
+        });
+        tracing::info!("The proxy has stopped.");
+        // Whoever asked may have given up waiting.
+        drop(done.send(()));
+    }
+}
+
+/// The first restart comes at once: traffic waits for it.
+fn fresh_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(30))
+}
+
+/// A proxy that ran this long starts with short pauses again.
+const STABLE: Duration = Duration::from_secs(60);
+/// After so many deaths in a row somebody is told.
+const HOPELESS: u32 = 3;
+const LOOK_STARTING: Duration = Duration::from_millis(25);
+const LOOK_READY: Duration = Duration::from_secs(2);
+const LOOK_DRAINING: Duration = Duration::from_millis(200);
+/// What Envoy needs to end after SIGTERM.
+const TERM_LIMIT: Duration = Duration::from_secs(5);

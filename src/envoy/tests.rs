@@ -1,0 +1,208 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::*;
+use crate::base::clock;
+use crate::base::tasks::Tasks;
+use crate::identity::SpiffeId;
+use crate::workload::{ProxyConfig, Workload};
+
+/// Our bootstrap against the one that Istio's agent made for the same machine. Every difference has
+/// its reason here; one that is not listed fails, and so does one that is no more.
+const DIFFERENCES: [(&str, &str); 19] = [
+    ("/admin/profile_path", "the profile goes to our run directory: Istio's may not exist"),
+    ("/node/metadata/INSTANCE_IPS", "loopback addresses are no instance addresses of a VM"),
+    (
+        "/node/metadata/ISTIO_VERSION",
+        "we are no Istio version; istiod treats its absence as the newest",
+    ),
+    ("/node/metadata/PROXY_CONFIG/binaryPath", "we choose the binary; istiod does not read it"),
+    ("/node/metadata/PROXY_CONFIG/configPath", "we choose the path; istiod does not read it"),
+    ("/node/metadata/PROXY_CONFIG/controlPlaneAuthPolicy", "Istio's default, which istiod assumes"),
+    ("/node/metadata/PROXY_CONFIG/drainDuration", "Istio's default, which istiod assumes"),
+    ("/node/metadata/PROXY_CONFIG/proxyAdminPort", "Istio's default, which istiod assumes"),
+    ("/node/metadata/PROXY_CONFIG/proxyBootstrapTemplatePath", "we have no template"),
+    ("/node/metadata/PROXY_CONFIG/serviceCluster", "Istio's default, which istiod assumes"),
+    ("/node/metadata/PROXY_CONFIG/statNameLength", "Istio's default, which istiod assumes"),
+    ("/node/metadata/PROXY_CONFIG/statusPort", "Istio's default, which istiod assumes"),
+    (
+        "/node/metadata/PROXY_CONFIG/terminationDrainDuration",
+        "Istio's default, which istiod assumes",
+    ),
+    (
+        "/node/metadata/WORKLOAD_IDENTITY_SOCKET_FILE",
+        "the name of our socket is no matter of istiod's",
+    ),
+    (
+        "/node/metadata/app",
+        "Istio's agent spills ISTIO_METAJSON_LABELS beside LABELS; nobody reads it",
+    ),
+    ("/node/metadata/service.istio.io~1canonical-name", "the same"),
+    ("/node/metadata/service.istio.io~1canonical-revision", "the same"),
+    (
+        "/static_resources/clusters/2/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/pipe/path",
+        "our socket",
+    ),
+    (
+        "/static_resources/clusters/3/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/pipe/path",
+        "our socket",
+    ),
+];
+
+fn differences(at: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+    let null = Value::Null;
+    match (ours, theirs) {
+        (Value::Object(one), Value::Object(two)) => {
+            let names: std::collections::BTreeSet<_> = one.keys().chain(two.keys()).collect();
+            for name in names {
+                let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let value = |map: &serde_json::Map<String, Value>| {
+                    map.get(name).cloned().unwrap_or(Value::Null)
+                };
+                differences(&at, &value(one), &value(two), found);
+            }
+        }
+        (Value::Array(one), Value::Array(two)) => {
+            for index in 0..one.len().max(two.len()) {
+                let (one, two) = (one.get(index), two.get(index));
+                differences(
+                    &format!("{at}/{index}"),
+                    one.unwrap_or(&null),
+                    two.unwrap_or(&null),
+                    found,
+                );
+            }
+        }
+        _ if ours == theirs => {}
+        _ => found.push(at.to_owned()),
+    }
+}
+
+fn workload() -> Workload {
+    let labels = [
+        ("app", "client"),
+        ("service.istio.io/canonical-name", "client"),
+        ("service.istio.io/canonical-revision", "latest"),
+    ];
+    Workload {
+        name: "vm1".to_owned(),
+        id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
+        group: Some("client".to_owned()),
+        address: "10.99.0.11".parse().unwrap(),
+        instance_ips: vec!["10.99.0.11".parse().unwrap()],
+        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ports: BTreeMap::new(),
+        network: String::new(),
+        locality: None,
+        weight: None,
+    }
+}
+
+#[test]
+fn the_bootstrap_means_what_istios_means_but_for_listed_differences() {
+    let theirs = std::fs::read_to_string("tests/golden/istio-bootstrap.json").unwrap();
+    let theirs: Value = serde_json::from_str(&theirs).unwrap();
+    let metadata = theirs.pointer("/node/metadata/PROXY_CONFIG/proxyMetadata").unwrap();
+    let raw = serde_json::json!({"proxyMetadata": metadata});
+    let proxy = ProxyConfig::from_json(raw.as_object().unwrap().clone()).unwrap();
+    let metadata = proxy.metadata.iter();
+    let metadata = metadata.filter_map(|(name, value)| {
+        Some((name.strip_prefix("ISTIO_META_")?.to_owned(), value.clone()))
+    });
+    let ours = bootstrap(&BootstrapInputs {
+        workload: &workload(),
+        proxy: &proxy,
+        cluster_id: "Kubernetes",
+        mesh_id: "",
+        metadata: &metadata.collect(),
+        register: Register::Group("client".to_owned()),
+        dns_capture: true,
+        status_port: 15_020,
+        admin_port: 15_000,
+    });
+    let mut found = Vec::new();
+    differences("", &ours, &theirs, &mut found);
+    found.sort_unstable();
+    let mut listed: Vec<_> = DIFFERENCES.iter().map(|(at, _)| (*at).to_owned()).collect();
+    listed.sort_unstable();
+    assert_eq!(found, listed);
+}
+
+/// A stand-in for our own binary and for Envoy at once: a script that is called as the launcher.
+fn config(directory: &Path, script: &str) -> Config {
+    let launcher = directory.join("launcher");
+    std::fs::write(&launcher, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Config {
+        binary: launcher.clone(),
+        launcher,
+        user: None,
+        directory: directory.to_owned(),
+        bootstrap: Value::Null,
+        // Nobody listens there.
+        admin_port: 1,
+        log_level: "warning,conn_handler:debug".to_owned(),
+        drain_time: Duration::from_secs(45),
+        termination_drain: Duration::from_millis(300),
+        concurrency: Some(1),
+        only_ipv6: false,
+        extra_args: vec![],
+    }
+}
+
+fn supervise(config: Config) -> (Handle, Tasks) {
+    let (tasks, _ends) = Tasks::new();
+    let (supervisor, handle) = Supervisor::new(config, None, clock::system(), tasks.clone());
+    tasks.spawn("proxy", supervisor.run());
+    (handle, tasks)
+}
+
+#[tokio::test]
+async fn a_killed_proxy_is_started_again_in_place_and_a_stopped_one_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, _tasks) = supervise(config(directory.path(), "exec sleep 600"));
+    let mut state = handle.state();
+    let first = state.wait_for(|state| state.pid.is_some()).await.unwrap().pid.unwrap();
+    let raw = nix::unistd::Pid::from_raw(i32::try_from(first).unwrap());
+    nix::sys::signal::kill(raw, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let again =
+        state.wait_for(|state| state.pid.is_some_and(|pid| pid != first)).await.unwrap().clone();
+    assert_eq!(again.restarts, 1);
+    assert!(again.last_exit.unwrap().contains("signal 9"));
+    handle.stop().await;
+    assert_eq!(state.borrow().phase, ProxyPhase::Stopped);
+    assert!(!Path::new(&format!("/proc/{}", again.pid.unwrap())).exists());
+    for file in ["envoy.pid", "envoy.json"] {
+        assert!(!directory.path().join(file).exists(), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_dies_at_once_is_a_trouble_with_its_own_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, _tasks) =
+        supervise(config(directory.path(), "echo 'cannot bind 15001' >&2; exit 3"));
+    let mut state = handle.state();
+    let failed = state.wait_for(|state| state.trouble.is_some()).await.unwrap().clone();
+    let what = failed.trouble.unwrap().what;
+    assert!(what.contains("exit status 3") && what.contains("cannot bind 15001"), "{what}");
+    handle.kill().await;
+}
+
+#[tokio::test]
+async fn the_proxy_of_a_dead_agent_is_ended_before_a_new_one_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tasks, _ends) = Tasks::new();
+    let config = config(directory.path(), "exec sleep 600");
+    let process = process::Process::start(&config, &tasks).unwrap();
+    leftover::Note::new(directory.path()).write(process.pid).unwrap();
+    let mut process = process;
+    let (handle, _tasks) = supervise(config);
+    let ended = process.ended().await;
+    assert!(process::describe(&ended).contains("signal 15"));
+    handle.kill().await;
+}
