@@ -1,0 +1,83 @@
+//! Where everything lies, below one root directory.
+
+use std::path::{Path, PathBuf};
+
+/// The agent's paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// Paths below `root`, which is made absolute.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()) }
+    }
+
+    /// The root itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `/etc/vm-agent`.
+    #[must_use]
+    pub fn config_directory(&self) -> PathBuf {
+        self.root.join("etc/vm-agent")
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.config_directory().join("config.yaml")
+    }
+
+    /// The mesh's roots.
+    #[must_use]
+    pub fn root_cert(&self) -> PathBuf {
+        self.config_directory().join("root-cert.pem")
+    }
+
+    /// `/var/lib/vm-agent`, mode 0700.
+    #[must_use]
+    pub fn state_directory(&self) -> PathBuf {
+        self.root.join("var/lib/vm-agent")
+    }
+
+    /// The token that `join` placed.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.state_directory().join("istio-token")
+    }
+
+    /// `/run/vm-agent`.
+    #[must_use]
+    pub fn run_directory(&self) -> PathBuf {
+        self.root.join("run/vm-agent")
+    }
+
+    /// The proxy's secrets.
+    #[must_use]
+    pub fn sds_socket(&self) -> PathBuf {
+        self.run_directory().join("sds.sock")
+    }
+
+    /// The proxy's configuration.
+    #[must_use]
+    pub fn xds_socket(&self) -> PathBuf {
+        self.run_directory().join("xds.sock")
+    }
+
+    /// The command line's way in.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run_directory().join("admin.sock")
+    }
+
+    /// Held by the one agent that runs with this root.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.run_directory().join("lock")
+    }
+}

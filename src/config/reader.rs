@@ -1,0 +1,274 @@
+//! Reads typed settings out of a document: what is wrong is collected, what is read is known.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::document::{Document, Leaf};
+use crate::base::problem::Problem;
+
+/// A setting as it counts, and where it came from.
+#[derive(Clone, Debug, Serialize)]
+pub struct Effective {
+    /// Its path.
+    pub setting: String,
+    /// Its value.
+    pub value: Value,
+    /// `FILE:LINE`, a flag, or `default`.
+    pub origin: String,
+}
+
+/// The reader of one document.
+pub(super) struct Reader<'a> {
+    document: &'a Document,
+    known: Vec<Vec<String>>,
+    problems: Vec<Problem>,
+    effective: Vec<Effective>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(document: &'a Document) -> Self {
+        Self { document, known: Vec::new(), problems: Vec::new(), effective: Vec::new() }
+    }
+
+    /// A text, parsed; `None` when it is not set. A wrong one is a problem.
+    pub(super) fn parse<T>(&mut self, setting: &str, default: &str) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text = self.text(setting, default)?;
+        match text.parse() {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.wrong(setting, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// A text; an empty one, or none, is the default, and an empty default is `None`.
+    pub(super) fn text(&mut self, setting: &str, default: &str) -> Option<String> {
+        let value = self.take(setting, Value::from(default), "a text", |value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(flag) => Some(flag.to_string()),
+            _ => None,
+        })?;
+        if value.is_empty() && !default.is_empty() {
+            return Some(default.to_owned());
+        }
+        (!value.is_empty()).then_some(value)
+    }
+
+    pub(super) fn path(&mut self, setting: &str, default: &str) -> Option<PathBuf> {
+        self.text(setting, default).map(PathBuf::from)
+    }
+
+    pub(super) fn duration(&mut self, setting: &str, default: &str) -> Option<Duration> {
+        let text = self.text(setting, default)?;
+        match super::duration(&text) {
+            Ok(duration) if !duration.is_zero() => Some(duration),
+            Ok(_) => {
+                self.wrong(setting, "it is zero".to_owned());
+                None
+            }
+            Err(what) => {
+                self.wrong(setting, what);
+                None
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, setting: &str, default: bool) -> bool {
+        let value = self.take(setting, Value::from(default), "true or false", Value::as_bool);
+        value.unwrap_or(default)
+    }
+
+    /// A number within a range; `None` when it is not set and has no default.
+    pub(super) fn number(
+        &mut self,
+        setting: &str,
+        default: Option<u64>,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        let default = default.map_or(Value::Null, Value::from);
+        self.take(setting, default, &expected, |value| {
+            value.as_u64().filter(|number| range.contains(number))
+        })
+    }
+
+    /// A share between two bounds.
+    pub(super) fn share(&mut self, setting: &str, default: f64, low: f64, high: f64) -> f64 {
+        let expected = format!("a number from {low} to {high}");
+        let value = self.take(setting, Value::from(default), &expected, |value| {
+            value.as_f64().filter(|number| (low..=high).contains(number))
+        });
+        value.unwrap_or(default)
+    }
+
+    pub(super) fn texts(&mut self, setting: &str) -> Vec<String> {
+        let list = self.take(setting, Value::Array(Vec::new()), "a list of texts", |value| {
+            let list = value.as_array()?.iter();
+            list.map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        list.unwrap_or_default()
+    }
+
+    /// A map of names to plain values, as texts. Each value keeps its own origin.
+    pub(super) fn map(&mut self, setting: &str) -> BTreeMap<String, String> {
+        let at = path_of(setting);
+        self.known.push(at.clone());
+        let mut map = BTreeMap::new();
+        let leaves: Vec<_> =
+            self.document.below(&at).map(|(path, leaf)| (path.clone(), leaf.clone())).collect();
+        for (path, leaf) in leaves {
+            let name = path.get(at.len()..).unwrap_or_default().join(".");
+            let value = match &leaf.value {
+                Value::String(text) => text.clone(),
+                Value::Number(number) => number.to_string(),
+                Value::Bool(flag) => flag.to_string(),
+                _ => {
+                    self.wrong_at(&path, &leaf, "expected a text".to_owned());
+                    continue;
+                }
+            };
+            self.show(&path.join("."), leaf.value.clone(), &leaf.origin);
+            map.insert(name, value);
+        }
+        map
+    }
+
+    /// A tree that is not ours to understand.
+    pub(super) fn tree(&mut self, setting: &str) -> Map<String, Value> {
+        let at = path_of(setting);
+        self.known.push(at.clone());
+        let mut tree = Document::new();
+        let leaves: Vec<_> =
+            self.document.below(&at).map(|(path, leaf)| (path.clone(), leaf.clone())).collect();
+        for (path, leaf) in leaves {
+            self.show(&path.join("."), leaf.value.clone(), &leaf.origin);
+            tree.set(path.get(at.len()..).unwrap_or_default(), leaf.value, &leaf.origin);
+        }
+        match tree.tree() {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// Reports a setting's value as wrong.
+    pub(super) fn wrong(&mut self, setting: &str, what: String) {
+        let at = path_of(setting);
+        match self.document.leaf(&at).cloned() {
+            Some(leaf) => self.wrong_at(&at, &leaf, what),
+            None => self.problems.push(Problem::new("configuration", setting, what)),
+        }
+    }
+
+    /// Reports what is wrong with one entry of a map.
+    pub(super) fn wrong_in(&mut self, setting: &str, key: &str, what: String) {
+        let mut at = path_of(setting);
+        at.push(key.to_owned());
+        match self.document.leaf(&at).cloned() {
+            Some(leaf) => self.wrong_at(&at, &leaf, what),
+            None => self.problems.push(Problem::new("configuration", setting, what)),
+        }
+    }
+
+    /// Reports every setting that nobody has read.
+    pub(super) fn report_unknown(&mut self) {
+        let is_known = |path: &Vec<String>| self.known.iter().any(|known| path.starts_with(known));
+        let unknown: Vec<_> = self
+            .document
+            .paths()
+            .filter(|(path, _)| !is_known(path))
+            .map(|(path, leaf)| (path.clone(), leaf.clone()))
+            .collect();
+        for (path, leaf) in unknown {
+            // An empty section says nothing wrong.
+            if leaf.value.is_null() || leaf.value.as_object().is_some_and(Map::is_empty) {
+                continue;
+            }
+            let name = path.join(".");
+            let near = self.known.iter().map(|known| known.join("."));
+            let near = near
+                .min_by_key(|known| distance(known, &name))
+                .filter(|known| distance(known, &name) <= 3);
+            let hint = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+            self.problems.push(Problem::new(
+                leaf.origin,
+                name,
+                format!("there is no such setting{hint}"),
+            ));
+        }
+    }
+
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Effective>) {
+        (self.problems, self.effective)
+    }
+
+    pub(super) fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    fn take<T>(
+        &mut self,
+        setting: &str,
+        default: Value,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let at = path_of(setting);
+        self.known.push(at.clone());
+        let leaf = self.document.leaf(&at).filter(|leaf| !leaf.value.is_null()).cloned();
+        let Some(leaf) = leaf else {
+            let value = read(&default);
+            self.show(setting, default, "default");
+            return value;
+        };
+        let value = read(&leaf.value);
+        if value.is_none() {
+            let found: String = leaf.value.to_string().chars().take(100).collect();
+            self.wrong_at(&at, &leaf, format!("found {found}, expected {expected}"));
+        }
+        self.show(setting, leaf.value, &leaf.origin);
+        value
+    }
+
+    fn wrong_at(&mut self, at: &[String], leaf: &Leaf, what: String) {
+        self.problems.push(Problem::new(leaf.origin.clone(), at.join("."), what));
+    }
+
+    fn show(&mut self, setting: &str, value: Value, origin: &str) {
+        let origin = origin.to_owned();
+        self.effective.push(Effective { setting: setting.to_owned(), value, origin });
+    }
+}
+
+fn path_of(setting: &str) -> Vec<String> {
+    setting.split('.').map(str::to_owned).collect()
+}
+
+/// Edits between two short names (Levenshtein).
+fn distance(one: &str, two: &str) -> usize {
+    let two: Vec<char> = two.chars().take(100).collect();
+    let mut row: Vec<usize> = (0..=two.len()).collect();
+    for (i, a) in one.chars().take(100).enumerate() {
+        let mut diagonal = i;
+        let mut left = i.saturating_add(1);
+        let mut next = vec![left];
+        for (b, &up) in two.iter().zip(row.iter().skip(1)) {
+            let change = diagonal.saturating_add(usize::from(a != *b));
+            left = change.min(left.saturating_add(1)).min(up.saturating_add(1));
+            diagonal = up;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}

@@ -1,0 +1,142 @@
+//! The settings, section by section.
+
+mod identity;
+mod mesh;
+mod proxy;
+mod registration;
+mod workload;
+
+pub use identity::Identity;
+pub use mesh::Mesh;
+pub use proxy::Proxy;
+pub use registration::{Kubernetes, Registration, RegistrationMode};
+pub use workload::Workload;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::paths::Paths;
+use super::reader::Reader;
+
+/// All settings, found good.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who the machine is.
+    pub workload: Workload,
+    /// The mesh that it joins.
+    pub mesh: Mesh,
+    /// The token, where there is one.
+    pub token_file: Option<PathBuf>,
+    /// The audience that the token must name.
+    pub audience: String,
+    /// Key and certificate.
+    pub identity: Identity,
+    /// The WorkloadEntry.
+    pub registration: Registration,
+    /// Envoy.
+    pub proxy: Proxy,
+    /// The status server.
+    pub status: Status,
+    /// The log.
+    pub log: Log,
+}
+
+/// `status`: the status server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// `log`: the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object a line.
+    pub json: bool,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+impl Settings {
+    /// `None` when something that has no default is wrong; the reader knows what.
+    pub(super) fn read(reader: &mut Reader<'_>, paths: &Paths) -> Option<Self> {
+        let workload = Workload::read(reader);
+        let mesh = Mesh::read(reader, paths);
+        let token_file = reader.path("credential.tokenFile", "");
+        let audience = reader.text("credential.audience", "istio-ca");
+        let identity = Identity::read(reader, paths);
+        let registration = Registration::read(reader, paths);
+        let proxy = Proxy::read(reader);
+        read_later_sections(reader);
+        let status = read_status(reader, mesh.as_ref());
+        let log = read_log(reader);
+        if let (Some(workload), Some(registration)) = (&workload, &registration) {
+            let needs_group = registration.mode == RegistrationMode::Istiod;
+            if needs_group && workload.group.is_none() {
+                let what = "missing: the WorkloadGroup that istiod registers this machine into \
+                            (or set registration.mode to kubernetes or none)";
+                reader.wrong("workload.group", what.to_owned());
+            }
+        }
+        if reader.has_problems() {
+            return None;
+        }
+        Some(Self {
+            workload: workload?,
+            mesh: mesh?,
+            token_file: token_file.map(|path| below(&paths.state_directory(), &path)),
+            audience: audience?,
+            identity: identity?,
+            registration: registration?,
+            proxy: proxy?,
+            status: status?,
+            log,
+        })
+    }
+}
+
+/// What comes with later versions is refused with words, not ignored.
+fn read_later_sections(reader: &mut Reader<'_>) {
+    let mode = reader.text("capture.mode", "none").unwrap_or_default();
+    match mode.as_str() {
+        "none" => {}
+        "nftables" | "iptables" => {
+            let what = format!("traffic capture ({mode}) is not in this version yet: use none");
+            reader.wrong("capture.mode", what);
+        }
+        _ => {
+            let what = format!("found {mode:?}, expected nftables, iptables or none");
+            reader.wrong("capture.mode", what);
+        }
+    }
+    if reader.flag("dns.enabled", false) {
+        reader.wrong("dns.enabled", "the DNS proxy is not in this version yet".to_owned());
+    }
+}
+
+fn read_status(reader: &mut Reader<'_>, mesh: Option<&Mesh>) -> Option<Status> {
+    let address: Option<IpAddr> = reader.parse("status.address", "0.0.0.0");
+    let usual = mesh.map_or(15_020, |mesh| u64::from(mesh.proxy_config.status_port));
+    let port = reader.number("status.port", Some(usual), 1..=65_535)?;
+    Some(Status { listen: SocketAddr::new(address?, u16::try_from(port).ok()?) })
+}
+
+fn read_log(reader: &mut Reader<'_>) -> Log {
+    let format = reader.text("log.format", "text").unwrap_or_default();
+    if !["text", "json"].contains(&format.as_str()) {
+        reader.wrong("log.format", format!("found {format:?}, expected text or json"));
+    }
+    let level = reader.text("log.level", "info").unwrap_or_default();
+    if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
+        reader.wrong(
+            "log.level",
+            format!("found {level:?}, expected error, warn, info, debug or trace"),
+        );
+    }
+    Log { json: format == "json", level }
+}
+
+/// A relative path of a setting means one below the directory that it belongs to.
+fn below(directory: &Path, path: &Path) -> PathBuf {
+    directory.join(path)
+}

@@ -1,0 +1,74 @@
+//! `mesh`: the mesh that the machine joins.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::config::paths::Paths;
+use crate::config::reader::Reader;
+use crate::controlplane::Endpoint;
+use crate::identity::TrustDomain;
+use crate::workload::ProxyConfig;
+
+/// Where the control plane is, whom it must be, and what it wants of proxies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    /// istiod.
+    pub discovery: Endpoint,
+    /// The certificate service; by default istiod.
+    pub ca: Endpoint,
+    /// Dial this host or IP instead of resolving istiod's name.
+    pub connect_to: Option<String>,
+    /// The name that istiod's certificate must carry.
+    pub server_name: Option<String>,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Our cluster.
+    pub cluster_id: String,
+    /// The mesh's ID.
+    pub mesh_id: String,
+    /// PEM roots that the control plane's certificate must lead to.
+    pub root_cert: PathBuf,
+    /// Istio's ProxyConfig.
+    pub proxy_config: ProxyConfig,
+    /// Node metadata, names without the prefix `ISTIO_META_`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Mesh {
+    pub(super) fn read(reader: &mut Reader<'_>, paths: &Paths) -> Option<Self> {
+        let proxy_config = match ProxyConfig::from_json(reader.tree("mesh.proxyConfig")) {
+            Ok(config) => Some(config),
+            Err(errors) => {
+                for error in errors {
+                    let field = error.field;
+                    reader.wrong(&format!("mesh.proxyConfig.{field}"), error.to_string());
+                }
+                None
+            }
+        };
+        let usual = proxy_config.as_ref().map(|config| config.discovery_address.clone());
+        let usual = usual.unwrap_or_else(|| ProxyConfig::default().discovery_address);
+        let discovery: Option<Endpoint> = reader.parse("mesh.discoveryAddress", &usual);
+        let ca_usual = discovery.as_ref().map_or(usual, ToString::to_string);
+        let ca = reader.parse("mesh.caAddress", &ca_usual);
+        let connect_to = reader.text("mesh.connectTo", "");
+        let server_name = reader.text("mesh.serverName", "");
+        let trust_domain = reader.parse("mesh.trustDomain", "cluster.local");
+        let cluster_id = reader.text("mesh.clusterId", "Kubernetes");
+        let mesh_id = reader.text("mesh.meshId", "").unwrap_or_default();
+        let root_cert = reader.path("mesh.rootCert", "root-cert.pem");
+        let metadata = reader.map("mesh.metadata");
+        Some(Self {
+            discovery: discovery?,
+            ca: ca?,
+            connect_to,
+            server_name,
+            trust_domain: trust_domain?,
+            cluster_id: cluster_id?,
+            mesh_id,
+            root_cert: super::below(&paths.config_directory(), &root_cert?),
+            proxy_config: proxy_config?,
+            metadata,
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! `registration`: who writes the WorkloadEntry, and with which credential.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::config::paths::Paths;
+use crate::config::reader::Reader;
+
+/// Who writes the WorkloadEntry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationMode {
+    /// istiod, from the WorkloadGroup.
+    Istiod,
+    /// We, through the Kubernetes API.
+    Kubernetes,
+    /// Nobody here.
+    None,
+}
+
+impl FromStr for RegistrationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "istiod" => Ok(Self::Istiod),
+            "kubernetes" => Ok(Self::Kubernetes),
+            "none" => Ok(Self::None),
+            _ => Err(format!("found {text:?}, expected istiod, kubernetes or none")),
+        }
+    }
+}
+
+/// Where the Kubernetes API is, and our credential for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// Named one by one.
+    Parts {
+        /// `https://host:port`.
+        server: String,
+        /// Its roots.
+        ca_file: PathBuf,
+        /// Our token.
+        token_file: PathBuf,
+    },
+    /// By a kubeconfig.
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Its context, if not the current one.
+        context: Option<String>,
+    },
+}
+
+/// The WorkloadEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Who writes it.
+    pub mode: RegistrationMode,
+    /// Whether it is removed when the agent stops.
+    pub remove_on_stop: bool,
+    /// Whether fields that others own are taken over.
+    pub force: bool,
+    /// The Kubernetes API, in that mode.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+impl Registration {
+    pub(super) fn read(reader: &mut Reader<'_>, paths: &Paths) -> Option<Self> {
+        let mode = reader.parse("registration.mode", "istiod");
+        let remove_on_stop = reader.flag("registration.removeOnStop", false);
+        let force = reader.flag("registration.force", false);
+        let kubernetes = kubernetes(reader, paths, mode == Some(RegistrationMode::Kubernetes));
+        Some(Self { mode: mode?, remove_on_stop, force, kubernetes })
+    }
+}
+
+fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Kubernetes> {
+    let server = reader.text("registration.kubernetes.server", "");
+    let ca_file = reader.path("registration.kubernetes.caFile", "");
+    let token_file = reader.path("registration.kubernetes.tokenFile", "");
+    let path = reader.path("registration.kubernetes.kubeconfig", "");
+    let context = reader.text("registration.kubernetes.context", "");
+    let at = |path: PathBuf| super::below(&paths.config_directory(), &path);
+    match (path, server, ca_file, token_file) {
+        (Some(_), Some(_), _, _) => {
+            let what = "both a kubeconfig and a server are named: which one counts?";
+            reader.wrong("registration.kubernetes.kubeconfig", what.to_owned());
+            None
+        }
+        (Some(path), None, _, _) => Some(Kubernetes::Kubeconfig { path: at(path), context }),
+        (None, Some(server), Some(ca_file), Some(token_file)) => {
+            Some(Kubernetes::Parts { server, ca_file: at(ca_file), token_file: at(token_file) })
+        }
+        _ if needed => {
+            let what = "registration.mode kubernetes needs --kubeconfig FILE, or --kube-server URL, \
+                        --kube-ca FILE and --kube-token-file FILE";
+            reader.wrong("registration.kubernetes", what.to_owned());
+            None
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! `workload`: who the machine is, under the field names of the WorkloadEntry spec.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::reader::Reader;
+use crate::identity::{Namespace, ServiceAccount};
+use crate::workload::{Address, Locality, is_subdomain, label_problem, port_problem};
+
+/// What the operator says of the machine; the rest is found out at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name; by default the short host name.
+    pub name: Option<String>,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its service account.
+    pub service_account: ServiceAccount,
+    /// The WorkloadGroup that it belongs to.
+    pub group: Option<String>,
+    /// What others connect to; by default the source address of the route to istiod.
+    pub address: Option<Address>,
+    /// Its addresses; by default those of its interfaces.
+    pub instance_ips: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its named ports.
+    pub ports: BTreeMap<String, u16>,
+    /// Its network.
+    pub network: String,
+    /// Where it runs.
+    pub locality: Option<Locality>,
+    /// Its share of the load.
+    pub weight: Option<u32>,
+}
+
+impl Workload {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let name = object_name(reader, "workload.name");
+        let namespace = reader.parse("workload.namespace", "");
+        if namespace.is_none() && !reader.has_problems() {
+            reader.wrong("workload.namespace", "missing: the workload's namespace".to_owned());
+        }
+        let service_account = reader.parse("workload.serviceAccount", "default");
+        let group = object_name(reader, "workload.group");
+        let address = reader.parse("workload.address", "");
+        let instance_ips = instance_ips(reader);
+        let labels = labels(reader);
+        let ports = ports(reader);
+        let network = reader.text("workload.network", "").unwrap_or_default();
+        let locality = reader.parse("workload.locality", "");
+        let weight = reader.number("workload.weight", None, 0..=u64::from(u32::MAX));
+        Some(Self {
+            name,
+            namespace: namespace?,
+            service_account: service_account?,
+            group,
+            address,
+            instance_ips,
+            labels,
+            ports,
+            network,
+            locality,
+            weight: weight.and_then(|weight| u32::try_from(weight).ok()),
+        })
+    }
+}
+
+fn object_name(reader: &mut Reader<'_>, setting: &str) -> Option<String> {
+    let name = reader.text(setting, "")?;
+    if !is_subdomain(&name) {
+        let what = format!("found {name:?}, expected 1 to 253 of a-z, 0-9, '-' and '.'");
+        reader.wrong(setting, what);
+    }
+    Some(name)
+}
+
+fn instance_ips(reader: &mut Reader<'_>) -> Vec<IpAddr> {
+    let setting = "workload.instanceIps";
+    let texts = reader.texts(setting);
+    let parsed: Vec<Result<IpAddr, _>> = texts.iter().map(|text| text.parse()).collect();
+    for (text, ip) in texts.iter().zip(&parsed) {
+        if ip.is_err() {
+            reader.wrong(setting, format!("{text:?} is no IP address"));
+        }
+    }
+    parsed.into_iter().flatten().collect()
+}
+
+fn labels(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
+    let labels = reader.map("workload.labels");
+    for (key, value) in &labels {
+        if let Some(what) = label_problem(key, value) {
+            reader.wrong_in("workload.labels", key, what);
+        }
+    }
+    if labels.len() > LABELS {
+        reader.wrong("workload.labels", format!("more than {LABELS} labels"));
+    }
+    labels
+}
+
+fn ports(reader: &mut Reader<'_>) -> BTreeMap<String, u16> {
+    let mut ports = BTreeMap::new();
+    for (name, value) in reader.map("workload.ports") {
+        let number = value.parse().unwrap_or(0);
+        match (port_problem(&name, number), u16::try_from(number)) {
+            (None, Ok(port)) => drop(ports.insert(name, port)),
+            (what, _) => {
+                let what = what.unwrap_or_else(|| format!("{value:?} is no port"));
+                reader.wrong_in("workload.ports", &name, what);
+            }
+        }
+    }
+    ports
+}
+
+/// istiod's limit (istio/api `networking/v1alpha3/workload_entry.proto`).
+const LABELS: usize = 256;
