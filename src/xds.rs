@@ -1,175 +1,152 @@
-//! The relay between the proxy and istiod: payloads pass as opaque bytes, nothing is kept.
+//! The line between Envoy and istiod: an aggregated discovery server on a Unix socket whose streams
+//! are relayed, byte for byte, to istiod. It keeps no configuration and never decodes Envoy's.
 //!
-//! One stream of the proxy is one connection and one stream to istiod, of the same flavour. What
-//! happens when istiod is away is our choice, not the proxy's backoff:
+//! # How the relay behaves
 //!
-//! * before the first answer the proxy's stream is held open and its requests are kept, few as they
-//!   are, to be sent again on the next connection;
-//! * after it, the stream is held open (the proxy keeps its configuration) until a new connection
-//!   stands, and only then ended: the proxy subscribes again, with its own state, and its next
-//!   stream gets that connection. So memory does not grow with the mesh, and recovery follows
-//!   within moments of istiod's return.
+//! One stream of Envoy is one connection and one stream to istiod, of the same flavour. A newer
+//! stream of Envoy replaces an older one. Messages pass as opaque bytes, a few at a time;
+//! only type, nonce, version and error are looked at.
 //!
-//! Our own types are taken out and put in: the name table, and the health of the application.
+//! *Until istiod's first response* the upstream side is ours to exchange. Envoy's opening requests
+//! (bounded) are kept and put again on the next connection, so Envoy's stream is simply held open
+//! while istiod cannot be reached, refuses the stream or does not answer, and the pace of the tries
+//! is our [`Backoff`](crate::base::backoff::Backoff), not Envoy's, which grows to half a minute.
+//!
+//! *After the first response* the two sides share a state that cannot be carried over. When istiod
+//! is lost, Envoy's stream stays open (Envoy keeps its configuration) until a new connection to
+//! istiod stands. Then Envoy's stream is ended with status OK: Envoy returns at once, since a
+//! received message has reset its own backoff, tells all it has on its new stream, and that stream
+//! is given the waiting connection. OK and not UNAVAILABLE, because Envoy waits equally long after
+//! either and warns only about the latter.
+//!
+//! *Our own types*: after Envoy's first listener request we ask for the name table and tell the
+//! workload's health, now and at each change. Name tables are taken out, published and
+//! acknowledged; other types that Envoy does not know are dropped. These answers must follow
+//! Envoy's first message, which alone carries the node.
+//!
+//! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
+//! so that a peer which does not read never keeps the relay from reading the other one.
 
-mod codec;
 mod exchange;
-mod intercept;
-mod listener;
-mod scan;
+mod frames;
+mod service;
+mod session;
+mod shared;
 mod state;
 mod upstream;
+mod wire;
 
-use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::base::clock::{self, SharedClock};
+pub use state::{Phase, TypeCount, UpstreamState};
+pub use upstream::{DialFailure, Line, Upstream};
+
+use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
-use crate::base::trouble::Trouble;
 use crate::base::uds::Peers;
 use crate::controlplane::Dialer;
 use crate::proto::nds::NameTable;
+use shared::Shared;
 
-/// Who may connect, and what is asked for besides the proxy's own subscriptions.
+/// How the relay is to behave.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The users whose processes may connect.
+    /// Who may use the socket.
     pub peers: Peers,
     /// Whether to ask istiod for the name table.
     pub name_table: bool,
 }
 
-/// The application's health, as istiod is told.
+/// What the relay is told while it runs.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The workload's health; `None` as long as it is unknown or nobody checks it.
+    pub health: watch::Receiver<Option<Health>>,
+    /// Istiod may be dialled once this is true, as istiod registers the workload at the first
+    /// stream.
+    pub admission: watch::Receiver<bool>,
+}
+
+/// The workload's health as told to istiod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It may get traffic.
+    /// Traffic may be sent.
     Healthy,
-    /// It must not.
+    /// Traffic must not be sent.
     Unhealthy {
-        /// Why, in the WorkloadEntry's condition.
+        /// Why, for people; it becomes a condition of the WorkloadEntry.
         message: String,
     },
 }
 
-/// What other rooms tell the relay.
-#[derive(Clone)]
-pub struct Inputs {
-    /// The application's health; `None` while nobody probes it.
-    pub health: watch::Receiver<Option<Health>>,
-    /// istiod is not called before this is true (the WorkloadEntry has to stand first).
-    pub admission: watch::Receiver<bool>,
+/// The relay's handle. Clones speak of the same relay.
+pub struct Relay<U = Dialer> {
+    shared: Arc<Shared<U>>,
 }
 
-/// Where the line to istiod stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UpstreamPhase {
-    /// No proxy has asked yet.
-    #[default]
-    Idle,
-    /// A connection or its first answer is awaited.
-    Connecting,
-    /// istiod has answered on this stream.
-    Connected,
-    /// The last try failed; another one follows.
-    Retrying,
-}
-
-/// What the proxy said to the responses of one type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdicts {
-    /// Taken.
-    pub acks: u64,
-    /// Refused.
-    pub nacks: u64,
-}
-
-/// The line to istiod at one moment.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct UpstreamState {
-    /// Where it stands.
-    pub phase: UpstreamPhase,
-    /// Since when istiod answers, RFC 3339.
-    #[serde(serialize_with = "optional_rfc3339")]
-    pub connected_since: Option<SystemTime>,
-    /// istiod's address.
-    pub peer: Option<String>,
-    /// Streams on which istiod answered.
-    pub connections: u64,
-    /// Tries that failed.
-    pub failures: u64,
-    /// Streams that ended after istiod had answered.
-    pub terminations: u64,
-    /// Messages from the proxy to istiod.
-    pub requests: u64,
-    /// Messages from istiod to the proxy.
-    pub responses: u64,
-    /// Responses that the proxy refused.
-    pub rejected: u64,
-    /// The proxy's words about the last one.
-    pub last_rejection: Option<String>,
-    /// By type URL.
-    pub types: BTreeMap<String, Verdicts>,
-    /// Why istiod does not answer.
-    pub trouble: Option<Trouble>,
-}
-
-fn optional_rfc3339<S: serde::Serializer>(
-    at: &Option<SystemTime>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    at.map(clock::rfc3339).serialize(to)
-}
-
-/// The relay. Clones share it.
-#[derive(Clone)]
-pub struct Relay {
-    shared: Arc<upstream::Shared>,
+/// A relay to the control plane that `dialer` reaches. Nothing happens until it is served.
+#[must_use]
+pub fn relay(
+    config: Config,
+    dialer: Dialer,
+    inputs: Inputs,
+    clock: SharedClock,
     tasks: Tasks,
+) -> Relay {
+    relay_over(config, dialer, inputs, clock, tasks)
 }
 
-impl Relay {
-    /// A relay to the istiod behind this dialer.
-    #[must_use]
-    pub fn new(
-        config: Config,
-        dialer: Dialer,
-        inputs: Inputs,
-        clock: SharedClock,
-        tasks: Tasks,
-    ) -> Self {
-        Self { shared: Arc::new(upstream::Shared::new(config, dialer, inputs, clock)), tasks }
-    }
+/// A relay over any kind of line to the control plane.
+#[must_use]
+pub fn relay_over<U: Upstream>(
+    config: Config,
+    upstream: U,
+    inputs: Inputs,
+    clock: SharedClock,
+    tasks: Tasks,
+) -> Relay<U> {
+    Relay { shared: Arc::new(Shared::new(config, upstream, inputs, clock, tasks)) }
+}
 
-    /// Serves the proxy on a Unix socket until the tasks stop.
+impl<U: Upstream> Relay<U> {
+    /// Serves Envoy at this socket until the task group stops.
     ///
     /// # Errors
-    /// When the server breaks.
-    pub async fn serve(self, listener: UnixListener) -> Result<(), tonic::transport::Error> {
-        listener::serve(listener, self.shared, self.tasks).await
+    /// When the server cannot start. Troubles of single connections are logged, not returned.
+    pub fn serve(
+        &self,
+        listener: UnixListener,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<U> {
+        service::serve(Arc::clone(&self.shared), listener)
     }
 
-    /// The line to istiod now.
+    /// The state of the line upstream. Watchers wake at changes of phase and trouble and at each
+    /// refusal by Envoy; the counters inside are exact whenever the value is read.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<UpstreamState> {
+        self.shared.ledger.watch()
+    }
+
+    /// The state now.
     #[must_use]
     pub fn snapshot(&self) -> UpstreamState {
-        self.shared.state.snapshot()
+        self.shared.ledger.watch().borrow().clone()
     }
 
-    /// The phase and the trouble, whenever one changes (the counters do not wake anybody).
-    #[must_use]
-    pub fn phase(&self) -> watch::Receiver<UpstreamPhase> {
-        self.shared.state.phase()
-    }
-
-    /// The name table that istiod sent last.
+    /// The last name table that istiod sent; it stays while istiod is away.
     #[must_use]
     pub fn name_table(&self) -> watch::Receiver<Option<Arc<NameTable>>> {
         self.shared.names.subscribe()
+    }
+}
+
+impl<U> Clone for Relay<U> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 

@@ -125,6 +125,11 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Removes a directory if it is empty; otherwise it stays.
+pub fn remove_empty_directory(path: &Path) {
+    drop(fs::remove_dir(path));
+}
+
 fn sync_directory(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
 }

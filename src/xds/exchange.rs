@@ -1,264 +1,323 @@
-//! The life of one of the proxy's streams: messages both ways, neither ever blocking the other.
+//! One try: Envoy's stream relayed over one connection, in both directions at once. It never
+//! decides whether there is another try.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderValue, Method};
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tower::ServiceExt;
+use tracing::{debug, warn};
 
-use super::intercept::{self, Flavour, Kind};
-use super::scan;
-use super::upstream::{Shared, StreamError};
-use crate::controlplane::Connection;
+use super::Health;
+use super::frames::{Incoming, Outgoing};
+use super::session::Session;
+use super::upstream::{Line, StreamError, Upstream};
+use super::wire::{self, Flavour, Response};
+use crate::base::trouble::chain;
+use crate::proto::nds::NameTable;
 
-/// One stream of the proxy.
-pub(super) struct Exchange {
-    pub(super) shared: Arc<Shared>,
-    pub(super) flavour: Flavour,
-    pub(super) requests: Streaming<Bytes>,
-    pub(super) responses: mpsc::Sender<Result<Bytes, Status>>,
-    /// Requests before istiod's first answer, to be sent again on another connection.
-    pub(super) early: Vec<Bytes>,
+/// How a try ended.
+pub(super) enum End {
+    /// By Envoy, whose stream is over.
+    Envoy(Status),
+    /// On the side of istiod, before or after its first response.
+    Upstream { error: StreamError, answered: bool },
 }
 
-/// How a stream to istiod ended.
-enum End {
-    /// The proxy went away.
-    Proxy,
-    /// istiod did, before or after its first answer.
-    Istiod { error: StreamError, established: bool },
+/// Relays until one side ends.
+pub(super) async fn exchange<U: Upstream>(
+    session: &Session<U>,
+    line: Line,
+    requests: &mut Requests,
+) -> End {
+    let headers = match session.shared.upstream.headers(&line) {
+        Ok(headers) => headers,
+        Err(failure) => return End::Upstream { error: failure.into(), answered: false },
+    };
+    let mut request = http::Request::new(Body::empty());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = http::Uri::from_static(session.flavour.path());
+    *request.headers_mut() = headers.into_headers();
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+
+    let (queue, queued) = mpsc::channel(REQUESTS);
+    *request.body_mut() = Body::new(Outgoing::request(queued));
+    let (acknowledge, acknowledgements) = watch::channel(None);
+    let progress = Progress::default();
+    let health = session.shared.inputs.health.clone();
+    let up =
+        Upward { session, queue, progress: &progress, acknowledgements, health, subscribed: false };
+    let down = Downward { session, line, progress: &progress, acknowledge };
+    let error = tokio::select! {
+        status = up.run(requests) => return End::Envoy(status),
+        error = down.run(request) => error,
+        error = progress.silence() => error,
+    };
+    End::Upstream { error, answered: progress.is_answered() }
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<Bytes>, Status>> + Send>>;
-
-/// The stream to istiod, which does not exist before its first answer.
-enum Upstream {
-    Opening(Opening),
-    Open(Streaming<Bytes>),
+/// Envoy's requests. Those sent before istiod's first response are kept, to be sent again.
+pub(super) struct Requests {
+    incoming: Incoming,
+    opening: VecDeque<Bytes>,
+    opening_size: usize,
+    /// False once istiod has responded, or when the opening was too large to be kept.
+    keeps: bool,
 }
 
-impl Exchange {
-    /// Relays until the proxy goes away or another stream of it takes over.
-    pub(super) async fn run(mut self) {
-        let replaced = self.shared.take_over();
-        let responses = self.responses.clone();
-        let shared = Arc::clone(&self.shared);
-        tokio::select! {
-            () = self.relay() => {}
-            () = responses.closed() => shared.state.idle(),
-            () = replaced.cancelled() => {
-                drop(responses.try_send(Err(Status::aborted("another stream took over"))));
+impl Requests {
+    pub(super) fn new(body: Body) -> Self {
+        let incoming = Incoming::new(body, REQUEST_LIMIT);
+        Self { incoming, opening: VecDeque::new(), opening_size: 0, keeps: true }
+    }
+
+    /// Whether another try would see all of Envoy's requests.
+    pub(super) fn can_repeat(&self) -> bool {
+        self.keeps
+    }
+
+    /// The next request from Envoy; nothing is lost when the future is dropped.
+    async fn next(&mut self, progress: &Progress) -> Result<Option<Bytes>, Status> {
+        let message = self.incoming.next().await?;
+        if let Some(message) = message.as_ref().filter(|_| self.keeps) {
+            self.opening_size = self.opening_size.saturating_add(message.len());
+            self.opening.push_back(message.clone());
+            if progress.is_answered()
+                || self.opening_size > OPENING_SIZE
+                || self.opening.len() > OPENING_COUNT
+            {
+                self.keeps = false;
+                self.opening = VecDeque::new();
             }
         }
+        Ok(message)
+    }
+}
+
+/// What the two directions tell each other.
+#[derive(Default)]
+struct Progress {
+    asked: Notify,
+    answered: AtomicBool,
+}
+
+impl Progress {
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
-    async fn relay(&mut self) {
-        loop {
-            let connection = self.shared.connect().await;
-            match self.converse(connection).await {
-                End::Proxy => return self.shared.state.idle(),
-                End::Istiod { error, established } => {
-                    self.shared.pause_after(&error, established).await;
-                    if established {
-                        return self.hand_over().await;
-                    }
-                }
-            }
+    /// Ends when the first response is overdue.
+    async fn silence(&self) -> StreamError {
+        self.asked.notified().await;
+        tokio::time::sleep(ANSWER_LIMIT).await;
+        if self.is_answered() {
+            pending::<()>().await;
         }
-    }
-
-    /// Ends the proxy's stream, once a connection stands for its next one.
-    async fn hand_over(&mut self) {
-        let connection = self.shared.connect().await;
-        self.shared.keep(connection);
-        let status = Status::unavailable("istiod's stream ended; subscribe again");
-        drop(self.responses.send(Err(status)).await);
-    }
-
-    async fn converse(&mut self, connection: Connection) -> End {
-        let (to_istiod, requests) = mpsc::channel(QUEUE);
-        let opening = match self.shared.open(&connection, self.flavour, requests) {
-            Ok(opening) => opening,
-            Err(error) => return End::Istiod { error, established: false },
-        };
-        let mut talk = Talk {
-            peer: connection.peer.to_string(),
-            upstream: Upstream::Opening(Box::pin(opening)),
-            to_istiod,
-            outgoing: self.early.iter().cloned().collect(),
-            incoming: None,
-            established: false,
-            listeners_asked: false,
-            deadline: None,
-        };
-        talk.run(self).await
+        StreamError::Silent { limit: ANSWER_LIMIT }
     }
 }
 
-/// The conversation on one connection.
-struct Talk {
-    peer: String,
-    upstream: Upstream,
-    to_istiod: mpsc::Sender<Bytes>,
-    /// Requests that wait for a place in the queue to istiod.
-    outgoing: VecDeque<Bytes>,
-    /// A response that waits until the proxy reads.
-    incoming: Option<Bytes>,
-    established: bool,
-    listeners_asked: bool,
-    deadline: Option<Instant>,
+/// From Envoy to istiod.
+struct Upward<'a, U> {
+    session: &'a Session<U>,
+    queue: mpsc::Sender<Bytes>,
+    progress: &'a Progress,
+    /// Our own answer; only the newest one counts.
+    acknowledgements: watch::Receiver<Option<Bytes>>,
+    health: watch::Receiver<Option<Health>>,
+    /// Whether Envoy has asked for listeners, and we for our own types.
+    subscribed: bool,
 }
 
-impl Talk {
-    async fn run(&mut self, exchange: &mut Exchange) -> End {
-        let mut health = exchange.shared.inputs.health.clone();
-        let (to_istiod, responses) = (self.to_istiod.clone(), exchange.responses.clone());
-        self.replay(exchange);
+impl<U: Upstream> Upward<'_, U> {
+    /// Passes requests until Envoy ends the stream; waits for ever when istiod has ended it.
+    async fn run(mut self, requests: &mut Requests) -> Status {
+        for message in requests.opening.clone() {
+            self.pass(message).await;
+        }
         loop {
-            let deadline = self.deadline.filter(|_| !self.established);
             tokio::select! {
-                request = exchange.requests.next(), if self.outgoing.is_empty() => match request {
-                    Some(Ok(request)) => self.from_proxy(exchange, request),
-                    _ => return End::Proxy,
+                request = requests.next(self.progress) => match request {
+                    Ok(Some(message)) => self.pass(message).await,
+                    Ok(None) => return Status::ok(""),
+                    Err(status) => return status,
                 },
-                place = to_istiod.reserve(), if !self.outgoing.is_empty() => {
-                    if let (Ok(place), Some(next)) = (place, self.outgoing.pop_front()) {
-                        place.send(next);
-                    } else {
-                        // istiod's side is gone; its status arrives on the other arm.
-                        self.outgoing.clear();
+                Ok(()) = self.acknowledgements.changed() => {
+                    let answer = self.acknowledgements.borrow_and_update().clone();
+                    if let Some(answer) = answer {
+                        self.send(answer).await;
                     }
-                },
-                message = next_message(&mut self.upstream), if self.incoming.is_none() => {
-                    if let Err(error) = self.from_istiod(exchange, message) {
-                        return End::Istiod { error, established: self.established };
-                    }
-                },
-                place = responses.reserve(), if self.incoming.is_some() => {
-                    let Ok(place) = place else { return End::Proxy };
-                    if let Some(response) = self.incoming.take() {
-                        place.send(Ok(response));
-                    }
-                },
-                Ok(()) = health.changed(), if self.listeners_asked => self.tell_health(exchange),
-                () = until(deadline) => {
-                    let error = StreamError::Silent { limit: FIRST_ANSWER };
-                    return End::Istiod { error, established: false };
-                },
-            }
-        }
-    }
-
-    /// What the proxy asked before goes out again, and so do our own requests after it.
-    fn replay(&mut self, exchange: &Exchange) {
-        if !exchange.early.is_empty() {
-            self.deadline = Some(Instant::now() + FIRST_ANSWER);
-        }
-        let asks = |request: &Bytes| {
-            scan::request(exchange.flavour, request).type_url == intercept::LISTENERS
-        };
-        if exchange.early.iter().any(asks) {
-            self.add_ours(exchange);
-        }
-    }
-
-    fn from_proxy(&mut self, exchange: &mut Exchange, request: Bytes) {
-        let outline = scan::request(exchange.flavour, &request);
-        exchange.shared.state.request(&outline);
-        if let Some(words) = outline.refusal {
-            let words: String = words.chars().take(WORDS).collect();
-            tracing::warn!(type_url = outline.type_url, words, "The proxy refused configuration.");
-        }
-        let asks_listeners = outline.type_url == intercept::LISTENERS;
-        if !self.established && exchange.early.len() < EARLY {
-            exchange.early.push(request.clone());
-        }
-        self.deadline.get_or_insert_with(|| Instant::now() + FIRST_ANSWER);
-        self.outgoing.push_back(request);
-        if asks_listeners && !self.listeners_asked {
-            self.add_ours(exchange);
-        }
-    }
-
-    /// istiod ignores what comes before the proxy's own first request, which carries the node.
-    fn add_ours(&mut self, exchange: &Exchange) {
-        self.listeners_asked = true;
-        if exchange.shared.config.name_table {
-            self.outgoing.push_back(intercept::subscribe(exchange.flavour, intercept::NAMES));
-        }
-        self.tell_health(exchange);
-    }
-
-    fn tell_health(&mut self, exchange: &Exchange) {
-        if let Some(health) = exchange.shared.inputs.health.borrow().as_ref() {
-            self.outgoing.push_back(intercept::health(exchange.flavour, health));
-        }
-    }
-
-    fn from_istiod(
-        &mut self,
-        exchange: &mut Exchange,
-        message: Result<Option<Bytes>, Status>,
-    ) -> Result<(), StreamError> {
-        let message = message.map_err(|status| StreamError::ended(&status))?;
-        let Some(message) = message else { return Ok(()) };
-        if !self.established {
-            self.established = true;
-            exchange.early = Vec::new();
-            exchange.shared.answered(self.peer.clone());
-            tracing::info!(istiod = self.peer, "istiod gives configuration.");
-        }
-        exchange.shared.state.response();
-        let outline = scan::response(&message);
-        match intercept::kind(outline.type_url) {
-            Kind::Proxy => self.incoming = Some(message),
-            Kind::Names => {
-                let (table, answer) = intercept::name_table(exchange.flavour, &message, &outline);
-                if let Some(table) = table {
-                    exchange.shared.names.send_replace(Some(Arc::new(table)));
                 }
-                self.outgoing.push_back(answer);
-            }
-            Kind::Foreign => {
-                tracing::debug!(type_url = outline.type_url, "Dropped a response for nobody here.");
+                Ok(()) = self.health.changed(), if self.subscribed => self.report_health().await,
             }
         }
-        Ok(())
     }
-}
 
-/// The next message; `None` inside when the stream has only just been opened.
-async fn next_message(upstream: &mut Upstream) -> Result<Option<Bytes>, Status> {
-    match upstream {
-        Upstream::Opening(opening) => {
-            let stream = opening.await?;
-            *upstream = Upstream::Open(stream);
-            Ok(None)
+    /// Passes a request of Envoy; after the first one for listeners it is our turn.
+    async fn pass(&mut self, message: Bytes) {
+        let ledger = &self.session.shared.ledger;
+        let is_listeners = match self.session.flavour.request(&message) {
+            Ok(request) => {
+                ledger.requested(&request);
+                if let Some(words) = request.error {
+                    warn!(type_url = request.type_url, words, "Envoy refuses configuration.");
+                }
+                request.type_url == wire::LISTENER
+            }
+            Err(error) => {
+                debug!(%error, "A request of Envoy is passed on unread.");
+                false
+            }
+        };
+        self.send(message).await;
+        self.progress.asked.notify_one();
+        if is_listeners && !self.subscribed {
+            self.subscribed = true;
+            if self.session.shared.config.name_table {
+                self.send(self.session.flavour.subscription(wire::NAME_TABLE)).await;
+            }
+            self.report_health().await;
         }
-        Upstream::Open(stream) => match stream.next().await {
-            Some(message) => message.map(Some),
-            None => Err(Status::unavailable("the stream was closed")),
-        },
+    }
+
+    async fn report_health(&mut self) {
+        let report =
+            self.health.borrow_and_update().as_ref().map(|now| self.session.flavour.health(now));
+        if let Some(report) = report {
+            self.send(report).await;
+        }
+    }
+
+    async fn send(&self, message: Bytes) {
+        if self.queue.send(message).await.is_err() {
+            // Istiod's side is over; the other direction knows why.
+            pending::<()>().await;
+        }
     }
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+/// From istiod to Envoy.
+struct Downward<'a, U> {
+    session: &'a Session<U>,
+    line: Line,
+    progress: &'a Progress,
+    acknowledge: watch::Sender<Option<Bytes>>,
+}
+
+impl<U: Upstream> Downward<'_, U> {
+    /// Passes responses until istiod's side is over.
+    async fn run(mut self, request: http::Request<Body>) -> StreamError {
+        let Err(status) = self.relay(request).await;
+        self.error(&status)
+    }
+
+    async fn relay(&mut self, request: http::Request<Body>) -> Result<Infallible, Status> {
+        let broken = |error: tonic::transport::Error| Status::unavailable(chain(&error));
+        let response =
+            self.line.channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
+        // A stream that is refused at once has its status in the headers.
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            return Err(status);
+        }
+        if response.status() != http::StatusCode::OK {
+            return Err(Status::unavailable(format!("HTTP status {}", response.status())));
+        }
+        let mut incoming = Incoming::new(response.into_body(), RESPONSE_LIMIT);
+        while let Some(message) = incoming.next().await? {
+            self.take(message).await;
+        }
+        Err(incoming.status().unwrap_or_else(|| Status::unavailable("the connection was closed")))
+    }
+
+    fn error(&self, status: &Status) -> StreamError {
+        let source = std::error::Error::source(status).map(chain).unwrap_or_default();
+        let mut message = status.message().to_owned();
+        if message.is_empty() {
+            status.code().description().clone_into(&mut message);
+        }
+        if !source.is_empty() && !message.contains(&source) {
+            message = format!("{message}: {source}");
+        }
+        let message = message.chars().take(REASON_LIMIT).collect();
+        let code = status.code();
+        if self.progress.is_answered() {
+            StreamError::Ended { code, message }
+        } else {
+            StreamError::Refused { code, message }
+        }
+    }
+
+    async fn take(&self, message: Bytes) {
+        let Session { shared, flavour, number, to_envoy, .. } = self.session;
+        if !self.progress.answered.swap(true, Ordering::Relaxed) {
+            shared.connected(*number, &self.line.peer);
+        }
+        shared.ledger.count(|state| state.responses += 1);
+        match flavour.response(&message) {
+            Ok(response) if wire::is_for_envoy(response.type_url) => {
+                if to_envoy.send(message).await.is_err() {
+                    // Envoy has left; the session knows.
+                    pending::<()>().await;
+                }
+            }
+            Ok(response) if response.type_url == wire::NAME_TABLE && shared.config.name_table => {
+                self.take_name_table(*flavour, &response, &message);
+            }
+            Ok(response) => debug!(type_url = response.type_url, "Dropped a type not for Envoy."),
+            Err(error) => warn!(%error, "Dropped a response of istiod."),
+        }
+    }
+
+    fn take_name_table(&self, flavour: Flavour, response: &Response<'_>, message: &[u8]) {
+        let refusal = match flavour.name_table(message) {
+            Ok(Some(table)) => {
+                self.publish(table);
+                None
+            }
+            Ok(None) => None,
+            Err(error) => {
+                warn!(%error, "Refused a name table of istiod; the one before stays.");
+                Some(error.to_string())
+            }
+        };
+        self.session.shared.ledger.answered(wire::NAME_TABLE, refusal.as_deref());
+        self.acknowledge.send_replace(Some(flavour.answer(wire::NAME_TABLE, response, refusal)));
+    }
+
+    fn publish(&self, table: NameTable) {
+        self.session.shared.names.send_if_modified(|names| {
+            let changed = names.as_deref() != Some(&table);
+            if changed {
+                *names = Some(Arc::new(table));
+            }
+            changed
+        });
     }
 }
 
-/// Requests in flight to istiod. Beyond it the proxy waits, and responses still flow.
-const QUEUE: usize = 256;
-/// Before the first answer the proxy asks for clusters and listeners, and little more.
-const EARLY: usize = 64;
-/// A large mesh takes seconds to compute; a hung istiod takes for ever.
-const FIRST_ANSWER: Duration = Duration::from_secs(45);
-/// What the log shows of the proxy's words.
-const WORDS: usize = 1000;
+/// Requests that wait for istiod to read them. Envoy answers each response once, so only an
+/// istiod that has stopped reading fills this; Envoy then waits by flow control.
+const REQUESTS: usize = 1024;
+/// The largest request of Envoy, which may list all resources it knows.
+const REQUEST_LIMIT: usize = 16 << 20;
+/// The largest response of istiod: far above that of any mesh seen, far below what breaks a host.
+const RESPONSE_LIMIT: usize = 256 << 20;
+/// Bytes of requests that are kept until istiod's first response.
+const OPENING_SIZE: usize = 16 << 20;
+/// Number of requests that are kept until istiod's first response; Envoy sends one per type.
+const OPENING_COUNT: usize = 1024;
+/// Istiod answers within seconds even when it computes a large mesh for many proxies at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Characters kept of istiod's reason.
+const REASON_LIMIT: usize = 1000;

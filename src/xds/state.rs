@@ -1,115 +1,183 @@
-//! The relay's report: counters that cost nothing, and a phase that wakes whoever waits for it.
+//! What is known of the line upstream, for people and for readiness. It decides nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
-use super::scan::Outline;
-use super::{UpstreamPhase, UpstreamState};
-use crate::base::clock::SharedClock;
+use super::upstream::StreamError;
+use super::wire::Request;
+use crate::base::clock;
 use crate::base::trouble::Trouble;
 
-/// The report while it is written.
-pub(super) struct State {
-    clock: SharedClock,
-    now: Mutex<UpstreamState>,
-    phase: watch::Sender<UpstreamPhase>,
+/// Where the line upstream stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Envoy has no stream, or istiod may not be dialled yet.
+    #[default]
+    Idle,
+    /// Envoy's stream waits for istiod's first response.
+    Connecting,
+    /// Istiod has responded on Envoy's stream.
+    Connected,
+    /// The last try failed or the stream was lost; the trouble says why.
+    Retrying,
 }
 
-impl State {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        let now = Mutex::new(UpstreamState::default());
-        Self { clock, now, phase: watch::Sender::new(UpstreamPhase::Idle) }
+/// The line upstream as it is now and what it has seen. Counters run since the agent's start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UpstreamState {
+    /// Where the line stands.
+    pub phase: Phase,
+    /// Since when istiod has been responding on this stream.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub connected_since: Option<SystemTime>,
+    /// Connections to istiod that could be made.
+    pub connections: u64,
+    /// Tries that ended before istiod responded.
+    pub failures: u64,
+    /// Streams that ended after istiod had responded, other than by Envoy.
+    pub terminations: u64,
+    /// Requests passed from Envoy to istiod.
+    pub requests: u64,
+    /// Responses received from istiod.
+    pub responses: u64,
+    /// Responses refused (NACK): by Envoy, or by the agent where it is a name table.
+    pub rejected: u64,
+    /// The words of the last refusal, with the type refused.
+    pub last_rejection: Option<String>,
+    /// Answers by type URL.
+    pub types: BTreeMap<String, TypeCount>,
+    /// What is wrong, until istiod responds again.
+    pub trouble: Option<Trouble>,
+    /// The address of the istiod that is or was last in use.
+    pub peer: Option<String>,
+}
+
+/// How responses of one type were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TypeCount {
+    /// Responses taken.
+    pub acks: u64,
+    /// Responses refused.
+    pub nacks: u64,
+    /// True when the last response was refused: an older one is in force.
+    pub refused: bool,
+}
+
+/// Keeps the state. Counting wakes no watcher; changes of phase, trouble and refusals do.
+pub(super) struct Ledger {
+    state: watch::Sender<UpstreamState>,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self { state: watch::Sender::new(UpstreamState::default()) }
     }
 
-    pub(super) fn snapshot(&self) -> UpstreamState {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn watch(&self) -> watch::Receiver<UpstreamState> {
+        self.state.subscribe()
     }
 
-    pub(super) fn phase(&self) -> watch::Receiver<UpstreamPhase> {
-        self.phase.subscribe()
+    /// Changes the state without waking anyone.
+    pub(super) fn count(&self, change: impl FnOnce(&mut UpstreamState)) {
+        self.state.send_if_modified(|state| {
+            change(state);
+            false
+        });
     }
 
-    pub(super) fn connecting(&self) {
-        self.change(UpstreamPhase::Connecting, |_| {});
+    /// Enters a phase; an unchanged one wakes nobody.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.state.send_if_modified(|state| {
+            let changed = state.phase != phase;
+            state.phase = phase;
+            if phase != Phase::Connected {
+                state.connected_since = None;
+            }
+            changed
+        });
     }
 
-    /// istiod has answered.
-    pub(super) fn connected(&self, peer: String) {
-        let since = self.clock.now();
-        self.change(UpstreamPhase::Connected, |state| {
-            state.connections = state.connections.saturating_add(1);
+    /// Enters `Connecting`, unless a trouble makes it a retry.
+    pub(super) fn enter_dialling(&self) {
+        let troubled = self.state.borrow().trouble.is_some();
+        self.enter(if troubled { Phase::Retrying } else { Phase::Connecting });
+    }
+
+    /// Istiod has responded.
+    pub(super) fn connected(&self, since: SystemTime) {
+        self.state.send_modify(|state| {
+            state.phase = Phase::Connected;
             state.connected_since = Some(since);
-            state.peer = Some(peer);
             state.trouble = None;
         });
     }
 
-    /// A try failed, or a stream ended; true in `established` when istiod had answered on it.
-    pub(super) fn lost(
-        &self,
-        established: bool,
-        make: impl FnOnce(std::time::SystemTime) -> Trouble,
-    ) {
-        let now = self.clock.now();
-        let mut trouble = make(now);
-        self.change(UpstreamPhase::Retrying, |state| {
-            let count = if established { &mut state.terminations } else { &mut state.failures };
-            *count = count.saturating_add(1);
-            state.connected_since = None;
-            if let Some(old) = &state.trouble {
-                trouble.since = old.since;
+    /// Records a failure; true when it is another trouble than before.
+    pub(super) fn failed(&self, error: &StreamError, now: SystemTime) -> bool {
+        let mut trouble = Trouble::new(error, error.hint(), error.retry(), now);
+        let mut is_new = true;
+        self.state.send_modify(|state| {
+            if let Some(known) = state.trouble.as_ref().filter(|known| known.what == trouble.what) {
+                trouble.since = known.since;
+                is_new = false;
             }
+            state.phase = Phase::Retrying;
+            state.connected_since = None;
             state.trouble = Some(trouble);
         });
+        is_new
     }
 
-    /// The proxy's stream is gone; another one will come.
-    pub(super) fn idle(&self) {
-        self.change(UpstreamPhase::Idle, |state| state.connected_since = None);
+    /// Counts a request and, where it answers a response, how.
+    pub(super) fn requested(&self, request: &Request<'_>) {
+        self.count(|state| state.requests += 1);
+        if !request.nonce.is_empty() || request.error.is_some() {
+            self.answered(request.type_url, request.error);
+        }
     }
 
-    pub(super) fn request(&self, outline: &Outline<'_>) {
-        self.count(|state| {
-            state.requests = state.requests.saturating_add(1);
-            if outline.nonce.is_empty() {
-                return;
+    /// Counts an answer to a response of this type: taken, or refused with these words.
+    pub(super) fn answered(&self, type_url: &str, refusal: Option<&str>) {
+        self.state.send_if_modified(|state| {
+            if let Some(count) = entry(&mut state.types, type_url) {
+                count.refused = refusal.is_some();
+                *(if count.refused { &mut count.nacks } else { &mut count.acks }) += 1;
             }
-            let known = state.types.len() < TYPES || state.types.contains_key(outline.type_url);
-            let Some(verdicts) =
-                known.then(|| state.types.entry(outline.type_url.to_owned()).or_default())
-            else {
-                return;
-            };
-            match outline.refusal {
-                None => verdicts.acks = verdicts.acks.saturating_add(1),
-                Some(words) => {
-                    verdicts.nacks = verdicts.nacks.saturating_add(1);
-                    state.rejected = state.rejected.saturating_add(1);
-                    state.last_rejection = Some(words.chars().take(WORDS).collect());
-                }
+            if let Some(words) = refusal {
+                state.rejected += 1;
+                let words: String = words.chars().take(REJECTION_LIMIT).collect();
+                state.last_rejection = Some(format!("{type_url}: {words}"));
             }
+            refusal.is_some()
         });
-    }
-
-    pub(super) fn response(&self) {
-        self.count(|state| state.responses = state.responses.saturating_add(1));
-    }
-
-    fn count(&self, change: impl FnOnce(&mut UpstreamState)) {
-        change(&mut self.now.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn change(&self, phase: UpstreamPhase, change: impl FnOnce(&mut UpstreamState)) {
-        self.count(|state| {
-            state.phase = phase;
-            change(state);
-        });
-        self.phase.send_replace(phase);
     }
 }
 
-/// Envoy knows about a dozen types.
-const TYPES: usize = 64;
-/// What is kept of the proxy's words.
-const WORDS: usize = 1000;
+fn entry<'a>(
+    types: &'a mut BTreeMap<String, TypeCount>,
+    type_url: &str,
+) -> Option<&'a mut TypeCount> {
+    if !types.contains_key(type_url) {
+        if types.len() >= TYPES_LIMIT || type_url.len() > TYPE_URL_LIMIT {
+            return None;
+        }
+        types.insert(type_url.to_owned(), TypeCount::default());
+    }
+    types.get_mut(type_url)
+}
+
+#[expect(clippy::ref_option, reason = "serde gives the field by reference")]
+fn as_rfc3339<S: Serializer>(at: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    at.map(clock::rfc3339).serialize(to)
+}
+
+/// Characters kept of Envoy's words: enough for a human, not for a whole dump.
+const REJECTION_LIMIT: usize = 1000;
+/// Types counted; Envoy uses about a dozen.
+const TYPES_LIMIT: usize = 64;
+/// The longest type URL counted, in bytes.
+const TYPE_URL_LIMIT: usize = 256;

@@ -1,199 +1,153 @@
-//! Connections to istiod, and how a stream on one is opened.
+//! The line to the control plane as the relay sees it, and what can go wrong on it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::uri::PathAndQuery;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::client::Grpc;
-use tonic::{Request, Status, Streaming};
+use tonic::Code;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
 
-use super::codec::Opaque;
-use super::intercept::Flavour;
-use super::state::State;
-use super::{Config, Inputs};
-use crate::base::backoff::{Backoff, Retry};
-use crate::base::clock::SharedClock;
-use crate::base::trouble::Trouble;
-use crate::controlplane::{Connection, DialError, Dialer, TokenError};
-use crate::proto::nds::NameTable;
+use crate::base::backoff::Retry;
+use crate::controlplane::Dialer;
 
-/// What all streams share.
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) inputs: Inputs,
-    pub(super) state: State,
-    pub(super) names: watch::Sender<Option<Arc<NameTable>>>,
-    dialer: Dialer,
-    backoff: Mutex<Backoff>,
-    /// Dialled while the proxy's last stream was held; its next one gets it.
-    spare: Mutex<Option<Connection>>,
-    /// The stream that lives; a new one ends it.
-    current: Mutex<CancellationToken>,
+/// Where connections to the control plane come from.
+pub trait Upstream: Send + Sync + 'static {
+    /// A new connection.
+    fn dial(&self) -> impl Future<Output = Result<Line, DialFailure>> + Send;
+
+    /// What authenticates a new stream on this connection.
+    ///
+    /// # Errors
+    /// When there is nothing to authenticate with.
+    fn headers(&self, line: &Line) -> Result<MetadataMap, DialFailure>;
 }
 
-/// Why there is no stream.
+/// One connection to the control plane.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What carries the stream.
+    pub channel: Channel,
+    /// The address on the other end, for people.
+    pub peer: String,
+    /// True when our certificate was offered in the handshake.
+    pub with_certificate: bool,
+}
+
+/// Why there is no connection, or nothing to authenticate with on it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StreamError {
-    #[error("no connection to istiod")]
-    Dial(#[from] DialError),
-    #[error("cannot authenticate to istiod")]
-    Token(#[from] TokenError),
-    #[error("istiod ended the configuration stream: {message} ({code:?})")]
-    Ended { code: tonic::Code, message: String },
-    #[error("istiod did not answer the first configuration request within {limit:?}")]
-    Silent { limit: Duration },
+#[error("cannot open a stream to the control plane")]
+pub struct DialFailure {
+    /// What went wrong.
+    #[source]
+    pub cause: Box<dyn Error + Send + Sync>,
+    /// Whether it passes by itself.
+    pub retry: Retry,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
-impl Shared {
-    pub(super) fn new(config: Config, dialer: Dialer, inputs: Inputs, clock: SharedClock) -> Self {
-        Self {
-            config,
-            inputs,
-            state: State::new(clock),
-            names: watch::Sender::new(None),
-            dialer,
-            backoff: Mutex::new(Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
-            spare: Mutex::new(None),
-            current: Mutex::new(CancellationToken::new()),
-        }
-    }
-
-    /// Makes the caller the only stream; the token ends when another one comes.
-    pub(super) fn take_over(&self) -> CancellationToken {
-        let token = CancellationToken::new();
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, token.clone()).cancel();
-        token
-    }
-
-    /// A connection, however long it takes.
-    pub(super) async fn connect(&self) -> Connection {
-        let mut admission = self.inputs.admission.clone();
-        // The agent keeps the other end as long as it runs.
-        drop(admission.wait_for(|admitted| *admitted).await);
-        loop {
-            let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(spare) = spare {
-                return spare;
-            }
-            self.state.connecting();
-            match self.dialer.dial().await {
-                Ok(connection) => return connection,
-                Err(error) => self.pause_after(&StreamError::Dial(error), false).await,
+impl Upstream for Dialer {
+    async fn dial(&self) -> Result<Line, DialFailure> {
+        match Self::dial(self).await {
+            Ok(connection) => Ok(Line {
+                channel: connection.channel,
+                peer: connection.peer.to_string(),
+                with_certificate: connection.with_certificate,
+            }),
+            Err(error) => {
+                let (retry, hint) = (error.retry(), error.hint());
+                Err(DialFailure { cause: error.into(), retry, hint })
             }
         }
     }
 
-    pub(super) fn keep(&self, connection: Connection) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-    }
-
-    /// istiod answered: the next failure starts with a short pause again.
-    pub(super) fn answered(&self, peer: String) {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).reset();
-        self.state.connected(peer);
-    }
-
-    /// Reports a failure and waits as long as it deserves.
-    pub(super) async fn pause_after(&self, error: &StreamError, established: bool) {
-        let delay = {
-            let mut backoff = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
-            backoff.delay_for(error.retry())
-        };
-        self.state.lost(established, |now| error.trouble(now));
-        let reason = crate::base::trouble::chain(error);
-        // istiod ends streams every half hour to spread its load: that is no reason for alarm.
-        if established {
-            tracing::info!(reason, retry_in = ?delay, "The stream to istiod ended.");
-        } else {
-            tracing::warn!(reason, retry_in = ?delay, "istiod gives no configuration.");
-        }
-        tokio::time::sleep(delay).await;
-    }
-
-    /// Opens a stream. The future ends when istiod sends its first headers, which it does with its
-    /// first answer: requests have to flow meanwhile.
-    pub(super) fn open(
-        &self,
-        connection: &Connection,
-        flavour: Flavour,
-        requests: mpsc::Receiver<Bytes>,
-    ) -> Result<impl Future<Output = Result<Streaming<Bytes>, Status>> + Send + 'static, StreamError>
-    {
-        let mut request = Request::new(ReceiverStream::new(requests));
-        *request.metadata_mut() = self.dialer.headers(connection.with_certificate)?;
-        let mut client = Grpc::new(connection.channel.clone())
-            .max_decoding_message_size(RESPONSE_BYTES)
-            .max_encoding_message_size(RESPONSE_BYTES);
-        Ok(async move {
-            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-            let path = PathAndQuery::from_static(flavour.path());
-            Ok(client.streaming(request, path, Opaque).await?.into_inner())
+    fn headers(&self, line: &Line) -> Result<MetadataMap, DialFailure> {
+        Self::headers(self, line.with_certificate).map_err(|error| DialFailure {
+            cause: error.into(),
+            retry: Retry::Later,
+            hint: Some(TOKEN_HINT.to_owned()),
         })
     }
 }
 
+/// Why a try to relay a stream ended on the upstream side.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error("istiod ended the stream: {message} ({code:?})")]
+    Ended { code: Code, message: String },
+    #[error(transparent)]
+    Dial(#[from] DialFailure),
+    #[error("istiod refused the stream: {message} ({code:?})")]
+    Refused { code: Code, message: String },
+    #[error("istiod does not answer: no response within {limit:?} of the first request")]
+    Silent { limit: Duration },
+}
+
 impl StreamError {
-    pub(super) fn ended(status: &Status) -> Self {
-        let message = status.message().chars().take(MESSAGE_CHARS).collect();
-        Self::Ended { code: status.code(), message }
+    /// True when a connection that had been waiting may simply have been dead.
+    pub(super) fn is_dead_line(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code != Code::ResourceExhausted)
+            && self.retry() == Retry::Soon
     }
 
-    /// Whether it can pass by itself.
+    /// Whether waiting alone can help.
     pub(super) fn retry(&self) -> Retry {
         match self {
-            Self::Dial(error) => error.retry(),
-            Self::Token(_) => Retry::Later,
-            Self::Silent { .. } => Retry::Soon,
-            Self::Ended { code, .. } => match code {
-                tonic::Code::FailedPrecondition
-                | tonic::Code::InvalidArgument
-                | tonic::Code::PermissionDenied
-                | tonic::Code::Unauthenticated
-                | tonic::Code::NotFound => Retry::Later,
+            Self::Dial(failure) => failure.retry,
+            Self::Refused { code, .. } => match code {
+                Code::FailedPrecondition
+                | Code::InvalidArgument
+                | Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented => Retry::Later,
                 _ => Retry::Soon,
             },
+            Self::Ended { .. } | Self::Silent { .. } => Retry::Soon,
         }
     }
 
-    fn trouble(&self, now: SystemTime) -> Trouble {
-        Trouble::new(self, self.hint(), self.retry(), now)
-    }
-
-    fn hint(&self) -> Option<String> {
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Dial(error) => return error.hint(),
-            Self::Token(error) => return error.hint(),
-            Self::Silent { .. } => "look at istiod's log; it may be overloaded",
-            Self::Ended { code, message } => match code {
-                tonic::Code::FailedPrecondition if message.contains("WorkloadGroup") => {
-                    "create the WorkloadGroup (`kubectl get workloadgroup -n NAMESPACE`), or set \
-                     workload.group and workload.namespace to one that exists"
-                }
-                tonic::Code::PermissionDenied => {
-                    "the identity must have the namespace and service account of the workload: \
-                     check workload.namespace and workload.serviceAccount"
-                }
-                tonic::Code::Unauthenticated => {
-                    "istiod does not accept our certificate or token: check mesh.clusterId, and \
-                     join again with a new token"
-                }
-                _ => return None,
-            },
+            Self::Dial(failure) => return failure.hint.clone(),
+            Self::Ended { .. } => return None,
+            Self::Refused { code, message } => refusal_hint(*code, message)?,
+            Self::Silent { .. } => {
+                "Look whether istiod is overloaded and whether something between here and istiod \
+                 holds back HTTP/2 streams."
+            }
         };
         Some(hint.to_owned())
     }
 }
 
-/// The first pause after a failure, and the longest one for failures that pass by themselves:
-/// recovery within seconds of istiod's return.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// A full push of a very large mesh, in one message.
-const RESPONSE_BYTES: usize = 512 << 20;
-/// What an error quotes of the server's words.
-const MESSAGE_CHARS: usize = 500;
+fn refusal_hint(code: Code, message: &str) -> Option<&'static str> {
+    match code {
+        // The text only makes the hint better; nothing depends on it.
+        Code::FailedPrecondition if message.contains("WorkloadGroup") => Some(
+            "Create the WorkloadGroup in the workload's namespace, or correct workload.group and \
+             workload.namespace.",
+        ),
+        Code::FailedPrecondition => Some(
+            "Look at istiod's log for why it cannot register this workload, and whether \
+             auto-registration is on.",
+        ),
+        Code::InvalidArgument => {
+            Some("istiod does not understand what Envoy told of itself; look at istiod's log.")
+        }
+        Code::PermissionDenied => Some(
+            "workload.namespace and workload.serviceAccount must be those for which the token or \
+             certificate was issued.",
+        ),
+        Code::Unauthenticated => Some(TOKEN_HINT),
+        Code::Unimplemented | Code::NotFound => {
+            Some("The answer is not istiod's: look at mesh.discoveryAddress and mesh.connectTo.")
+        }
+        _ => None,
+    }
+}
+
+const TOKEN_HINT: &str = "Put a new token of the workload's service account, with the audience \
+                          that istiod expects, into the token file.";

@@ -1,0 +1,183 @@
+//! Placing what a join needs: checked before, undone when a later step fails, wiped by `leave`.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::base::fsio::{self, FileError};
+
+/// What is placed, and where.
+#[derive(Debug)]
+pub struct Files {
+    /// `config.yaml` and its text.
+    pub config: (PathBuf, String),
+    /// The mesh's roots.
+    pub root_cert: Option<(PathBuf, String)>,
+    /// The token.
+    pub token: Option<(PathBuf, SecretString)>,
+    /// A directory for state, mode 0700.
+    pub state_directory: PathBuf,
+}
+
+/// What was placed, so that it can be undone.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Directories that did not exist, outermost first.
+    made: Vec<PathBuf>,
+    /// Files with what they held before; `None` for those that did not exist.
+    replaced: Vec<(PathBuf, Option<zeroize::Zeroizing<Vec<u8>>>, u32)>,
+    /// Whether anything is different from before.
+    changed: bool,
+}
+
+impl Layout {
+    /// Places the files. When one cannot be placed, those before it are undone.
+    ///
+    /// # Errors
+    /// With the file.
+    pub fn apply(files: &Files) -> Result<Self, FileError> {
+        let mut layout = Self::default();
+        match layout.place(files) {
+            Ok(()) => Ok(layout),
+            Err(error) => {
+                layout.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the host is different from before.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Puts everything back as it was.
+    pub fn undo(self) {
+        for (path, before, mode) in self.replaced.into_iter().rev() {
+            let undone = match before {
+                Some(content) => fsio::replace(&path, &content, mode),
+                None => fsio::remove(&path),
+            };
+            if let Err(error) = undone {
+                tracing::warn!(%error, "A file of the failed join is still there.");
+            }
+        }
+        for directory in self.made.into_iter().rev() {
+            // What somebody else put there meanwhile stays.
+            fsio::remove_empty_directory(&directory);
+        }
+    }
+
+    fn place(&mut self, files: &Files) -> Result<(), FileError> {
+        self.directory(&files.state_directory, 0o700)?;
+        if let Some((path, pem)) = &files.root_cert {
+            self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
+        }
+        if let Some((path, token)) = &files.token {
+            self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
+        }
+        // The configuration comes last: with it the machine counts as joined.
+        self.file(&files.config.0, files.config.1.as_bytes(), fsio::PUBLIC)
+    }
+
+    fn directory(&mut self, path: &Path, mode: u32) -> Result<(), FileError> {
+        let missing = path.ancestors().take_while(|directory| !directory.exists());
+        let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        missing.reverse();
+        self.made.extend(missing);
+        fsio::make_directory(path, mode)
+    }
+
+    fn file(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+        if let Some(directory) = path.parent() {
+            if !directory.exists() {
+                self.directory(directory, 0o755)?;
+            }
+        }
+        let before = match fsio::read(path, KEPT_BYTES) {
+            Ok(content) => Some(zeroize::Zeroizing::new(content)),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error),
+        };
+        if before.as_ref().is_some_and(|before| before.as_slice() == content) {
+            return Ok(());
+        }
+        fsio::replace(path, content, mode)?;
+        self.changed = true;
+        self.replaced.push((path.to_owned(), before, mode));
+        Ok(())
+    }
+}
+
+/// Removes what joining and running made: these directories, and below `root` the parents that are
+/// empty then.
+///
+/// # Errors
+/// With the first directory that cannot be removed.
+pub fn wipe(root: &Path, directories: &[PathBuf]) -> Result<(), FileError> {
+    for directory in directories {
+        fsio::remove_tree(directory)?;
+        let parents = directory.ancestors().skip(1);
+        for parent in parents.take_while(|parent| *parent != root && parent.starts_with(root)) {
+            fsio::remove_empty_directory(parent);
+        }
+    }
+    Ok(())
+}
+
+/// What was there before is small: our own files.
+const KEPT_BYTES: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn files(root: &Path, token: &str) -> Files {
+        Files {
+            config: (root.join("etc/vm-agent/config.yaml"), "a: 1\n".to_owned()),
+            root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
+            token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
+            state_directory: root.join("var/lib/vm-agent"),
+        }
+    }
+
+    #[test]
+    fn what_was_placed_is_undone_without_a_trace() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::apply(&files(root.path(), "one")).unwrap();
+        let token = root.path().join("var/lib/vm-agent/istio-token");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&token), mode(token.parent().unwrap())), (0o600, 0o700));
+        assert!(layout.changed());
+        assert!(!Layout::apply(&files(root.path(), "one")).unwrap().changed(), "the same again");
+        Layout::apply(&files(root.path(), "two")).unwrap().undo();
+        assert_eq!(std::fs::read_to_string(&token).unwrap(), "one");
+        layout.undo();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_host_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("etc"), "in the way").unwrap();
+        Layout::apply(&files(root.path(), "one")).unwrap_err();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leaving_removes_everything_but_what_others_put_there() {
+        let root = tempfile::tempdir().unwrap();
+        Layout::apply(&files(root.path(), "one")).unwrap();
+        std::fs::write(root.path().join("etc/other"), "").unwrap();
+        let directories = ["etc/vm-agent", "var/lib/vm-agent", "run/vm-agent"];
+        wipe(root.path(), &directories.map(|directory| root.path().join(directory))).unwrap();
+        let left: Vec<_> = std::fs::read_dir(root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["etc"]);
+    }
+}

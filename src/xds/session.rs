@@ -1,0 +1,114 @@
+//! One stream of Envoy: it is held open while the upstream side is found, lost and found again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::debug;
+
+use super::exchange::{End, Requests, exchange};
+use super::shared::Shared;
+use super::upstream::{DialFailure, Line, StreamError, Upstream};
+use super::wire::Flavour;
+use crate::base::backoff::Retry;
+
+/// One stream of Envoy.
+pub(super) struct Session<U> {
+    pub(super) shared: Arc<Shared<U>>,
+    pub(super) flavour: Flavour,
+    /// Its number among Envoy's streams.
+    pub(super) number: u64,
+    pub(super) to_envoy: mpsc::Sender<Bytes>,
+    /// Fires when a newer stream has taken its place.
+    pub(super) replaced: CancellationToken,
+}
+
+impl<U: Upstream> Session<U> {
+    /// Serves the stream to its end and tells Envoy the status.
+    pub(super) async fn run(self, mut requests: Requests, end: oneshot::Sender<Status>) {
+        let status = tokio::select! {
+            () = self.replaced.cancelled() => Status::aborted("a newer stream replaces this one"),
+            () = self.to_envoy.closed() => Status::cancelled("Envoy has left"),
+            status = self.drive(&mut requests) => status,
+        };
+        debug!(code = ?status.code(), reason = status.message(), "Envoy's stream ends.");
+        self.shared.leave(self.number);
+        // Nobody takes it when Envoy has left.
+        drop(end.send(status));
+    }
+
+    /// Relays over one connection after the other until Envoy's stream has to end.
+    async fn drive(&self, requests: &mut Requests) -> Status {
+        loop {
+            let spare = self.shared.take_spare();
+            let was_spare = spare.is_some();
+            let line = match spare {
+                Some(line) => line,
+                None => self.dial().await,
+            };
+            let since = Instant::now();
+            match exchange(self, line, requests).await {
+                End::Envoy(status) => return status,
+                End::Upstream { error, answered: true } => {
+                    self.shared.lived(since.elapsed());
+                    self.shared.ledger.count(|state| state.terminations += 1);
+                    return self.prepare_return(&error).await;
+                }
+                End::Upstream { error, .. } if was_spare && error.is_dead_line() => {
+                    debug!(%error, "The waiting connection was dead; dialling again.");
+                }
+                End::Upstream { error, .. } => {
+                    self.shared.ledger.count(|state| state.failures += 1);
+                    if !requests.can_repeat() {
+                        return self.prepare_return(&error).await;
+                    }
+                    self.shared.failed(self.number, &error);
+                }
+            }
+        }
+    }
+
+    /// Holds Envoy's stream until a connection waits for its next one.
+    async fn prepare_return(&self, error: &StreamError) -> Status {
+        self.shared.failed(self.number, error);
+        let line = self.dial().await;
+        self.shared.keep(line);
+        Status::ok("")
+    }
+
+    /// A new connection, as soon as it may be and can be made.
+    async fn dial(&self) -> Line {
+        self.shared.admitted().await;
+        loop {
+            self.shared.due().await;
+            self.shared.report(self.number, |ledger| ledger.enter_dialling());
+            match timeout(DIAL_LIMIT, self.shared.upstream.dial()).await.unwrap_or_else(too_slow) {
+                Ok(line) => {
+                    self.shared.ledger.count(|state| {
+                        state.connections += 1;
+                        state.peer = Some(line.peer.clone());
+                    });
+                    return line;
+                }
+                Err(failure) => {
+                    self.shared.ledger.count(|state| state.failures += 1);
+                    self.shared.failed(self.number, &failure.into());
+                }
+            }
+        }
+    }
+}
+
+fn too_slow(_: tokio::time::error::Elapsed) -> Result<Line, DialFailure> {
+    let why = format!("no connection within {DIAL_LIMIT:?}");
+    let cause = io::Error::new(io::ErrorKind::TimedOut, why).into();
+    Err(DialFailure { cause, retry: Retry::Soon, hint: None })
+}
+
+/// The dialler limits each of its steps; this is for all of them together.
+const DIAL_LIMIT: Duration = Duration::from_secs(60);
