@@ -12,6 +12,8 @@ mod options;
 mod progress;
 mod run;
 mod screen;
+mod service;
+mod settings;
 mod status;
 mod wait;
 

@@ -17,7 +17,9 @@ pub use sections::{
     Identity, Kubernetes, Log, Mesh, Proxy, Registration, RegistrationMode, Settings, Status,
     Workload,
 };
-pub use yaml::{MAX_BYTES, parse as parse_yaml, write as write_yaml};
+pub use yaml::{
+    MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value, write as write_yaml,
+};
 
 use crate::base::fsio;
 use crate::base::problem::{Problem, Problems};

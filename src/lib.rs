@@ -25,11 +25,11 @@ pub mod secrets;
 pub mod sds;
 
 pub mod config;
-//pub mod status;
+pub mod status;
 
-//pub mod agent;
+pub mod agent;
 
-//pub mod cli;
+pub mod cli;
 
 #[cfg(feature = "devmesh")]
 pub mod devmesh;

@@ -85,6 +85,15 @@ impl Tasks {
         });
     }
 
+    /// Starts a task that the group's stop does not touch: it ends by a handle of its own.
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(async move {
+            task.await;
+            tracing::trace!(task = name, "Task ended.");
+        });
+    }
+
     /// Stops the group and waits for its tasks; false when some were still busy after `limit`.
     pub async fn finish(&self, limit: Duration) -> bool {
         self.stop.cancel();

@@ -65,7 +65,11 @@ fn render(status: &Value) -> String {
     row("proxy", proxy(status));
     for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
         let room = text(condition, "/room");
-        screen.push_str(&format!("{} {room}: {}\n", paint(Paint::Warn, "!"), text(condition, "/what")));
+        screen.push_str(&format!(
+            "{} {room}: {}\n",
+            paint(Paint::Warn, "!"),
+            text(condition, "/what")
+        ));
         if let Some(hint) = condition.pointer("/hint").and_then(Value::as_str) {
             screen.push_str(&format!("  hint: {hint}\n"));
         }

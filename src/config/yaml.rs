@@ -29,6 +29,14 @@ pub fn parse(text: &str, origin: &str) -> Result<Value, Problem> {
     }
 }
 
+/// Parses one value as YAML would: `5` is a number, `true` a flag, `[a, b]` a list.
+///
+/// # Errors
+/// When it is no YAML.
+pub fn parse_value(text: &str, origin: &str) -> Result<Value, Problem> {
+    if text.is_empty() { Ok(Value::from("")) } else { parse(text, origin) }
+}
+
 /// Writes YAML; `None` for a value that has no YAML form, which no map of texts and numbers is.
 #[must_use]
 pub fn write(value: &Value) -> Option<String> {

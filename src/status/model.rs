@@ -15,7 +15,7 @@ use crate::registry::{RegistrationPhase, RegistrationState};
 use crate::sds::Counters;
 use crate::secrets::RenewalState;
 use crate::workload::Workload;
-use crate::xds::{UpstreamPhase, UpstreamState};
+use crate::xds::UpstreamState;
 
 /// The version of the JSON form; it grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -92,24 +92,29 @@ pub struct IdentityView {
     not_before: Option<String>,
     not_after: Option<String>,
     /// Seconds until it expires; negative when it has.
-    expires_in: Option<i64>,
-    renewal: RenewalState,
+    pub expires_in: Option<i64>,
+    /// The renewal loop's report.
+    pub renewal: RenewalState,
 }
 
 /// The line to istiod.
 #[derive(Clone, Debug, Serialize)]
 pub struct ControlPlaneView {
     endpoint: String,
+    /// Its phase and counters.
     #[serde(flatten)]
-    upstream: UpstreamState,
+    pub upstream: UpstreamState,
 }
 
 /// What SDS served.
 #[derive(Clone, Debug, Serialize)]
 pub struct SdsView {
-    streams: u64,
-    pushes: u64,
-    rejected: u64,
+    /// Streams that were opened.
+    pub streams: u64,
+    /// Secrets that were sent.
+    pub pushes: u64,
+    /// Secrets that the proxy refused.
+    pub rejected: u64,
 }
 
 /// Something that is wrong, and in which room.
@@ -150,7 +155,7 @@ pub struct Board {
     /// The vault's renewal loop.
     pub renewal: watch::Receiver<RenewalState>,
     /// The relay's counters and phase.
-    pub upstream: Box<dyn Fn() -> UpstreamState + Send + Sync>,
+    pub upstream: watch::Receiver<UpstreamState>,
     /// The WorkloadEntry.
     pub registration: watch::Receiver<RegistrationState>,
     /// Envoy.
@@ -168,8 +173,8 @@ impl Board {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
-        let upstream = (self.upstream)();
-        let registration = self.registration(&upstream);
+        let upstream = self.upstream.borrow().clone();
+        let registration = self.registration.borrow().clone();
         let proxy = self.proxy.borrow().clone();
         let identity = self.identity(now);
         let phase = self.phase(&identity, &registration, &proxy);
@@ -214,14 +219,6 @@ impl Board {
         } else {
             Phase::Starting
         }
-    }
-
-    /// In `istiod` mode the entry stands once istiod has answered our stream: it registers the
-    /// machine before its first answer, and ends the stream when it cannot.
-    fn registration(&self, upstream: &UpstreamState) -> RegistrationState {
-        let state = self.registration.borrow().clone();
-        let connected = upstream.phase == UpstreamPhase::Connected;
-        state.with_stream(connected, upstream.connected_since, upstream.trouble.as_ref())
     }
 
     fn identity(&self, now: SystemTime) -> IdentityView {

@@ -1,0 +1,139 @@
+//! Follows the rooms: what the registration is, when everything first happened, and what the
+//! service manager is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::envoy::ProxyPhase;
+use crate::registry::RegistrationState;
+use crate::status::{Board, Phase, Timings};
+use crate::systemd::ServiceManager;
+use crate::xds;
+
+/// Writes down what happens.
+pub(super) struct Chronicle {
+    started: Instant,
+    registration: watch::Sender<RegistrationState>,
+    timings: watch::Sender<Timings>,
+    manager: ServiceManager,
+    last: Option<Phase>,
+}
+
+impl Chronicle {
+    /// A chronicle, and the two things that it keeps.
+    pub(super) fn new(
+        started: Instant,
+        wanted: RegistrationState,
+    ) -> (Self, watch::Receiver<RegistrationState>, watch::Receiver<Timings>) {
+        let registration = watch::Sender::new(wanted);
+        let timings = watch::Sender::new(Timings::default());
+        let (registered, times) = (registration.subscribe(), timings.subscribe());
+        let manager = ServiceManager;
+        (Self { started, registration, timings, manager, last: None }, registered, times)
+    }
+
+    /// Follows for ever. Istiod is admitted once the entry stands, or at once where istiod itself
+    /// makes it. `_health` keeps that door open for the room that will report health.
+    pub(super) async fn run(
+        mut self,
+        board: Arc<Board>,
+        direct: Option<watch::Receiver<RegistrationState>>,
+        admission: watch::Sender<bool>,
+        _health: watch::Sender<Option<xds::Health>>,
+    ) {
+        let (mut identity, mut upstream) = (board.identity.clone(), board.upstream.clone());
+        let mut proxy = board.proxy.clone();
+        let mut direct = direct;
+        let mut alive = interval(self.manager.watchdog_interval().unwrap_or(IDLE_LOOK));
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.follow(&board, direct.as_ref(), &admission);
+            let changed = tokio::select! {
+                changed = identity.changed() => changed.is_ok(),
+                changed = upstream.changed() => changed.is_ok(),
+                changed = proxy.changed() => changed.is_ok(),
+                changed = next(&mut direct) => changed,
+                _ = alive.tick() => {
+                    self.manager.alive();
+                    true
+                }
+            };
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    fn follow(
+        &mut self,
+        board: &Board,
+        direct: Option<&watch::Receiver<RegistrationState>>,
+        admission: &watch::Sender<bool>,
+    ) {
+        let now = board.clock.now();
+        match direct {
+            Some(direct) => drop(self.registration.send_replace(direct.borrow().clone())),
+            None => {
+                let upstream = board.upstream.borrow().clone();
+                let answered = upstream.phase == xds::Phase::Connected;
+                self.registration.send_modify(|state| {
+                    state.follow_stream(answered, upstream.trouble.as_ref(), now);
+                });
+            }
+        }
+        let may_dial = direct.is_none() || self.registration.borrow().registered;
+        admission.send_if_modified(|open| !std::mem::replace(open, *open || may_dial) && may_dial);
+        self.note_times(board);
+        self.tell(board);
+    }
+
+    fn note_times(&self, board: &Board) {
+        let phase = board.snapshot().phase;
+        let now = Some(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let has_identity = board.identity.borrow().is_some();
+        let is_registered = self.registration.borrow().is_settled();
+        let is_up = board.proxy.borrow().phase == ProxyPhase::Ready;
+        self.timings.send_modify(|times| {
+            let first = |slot: &mut Option<u64>, happened: bool| {
+                if happened && slot.is_none() {
+                    *slot = now;
+                }
+            };
+            first(&mut times.certificate_ms, has_identity);
+            first(&mut times.registered_ms, is_registered);
+            first(&mut times.proxy_ready_ms, is_up);
+            first(&mut times.ready_ms, phase == Phase::Ready);
+        });
+    }
+
+    fn tell(&mut self, board: &Board) {
+        let snapshot = board.snapshot();
+        if self.last == Some(snapshot.phase) {
+            return;
+        }
+        let status = match snapshot.conditions.first() {
+            Some(condition) => format!("{:?}: {}", snapshot.phase, condition.trouble.what),
+            None => format!("{:?}", snapshot.phase),
+        };
+        if snapshot.ready {
+            tracing::info!(id = snapshot.identity.id, "In the mesh.");
+            self.manager.ready(&status);
+        } else {
+            self.manager.status(&status);
+        }
+        self.last = Some(snapshot.phase);
+    }
+}
+
+async fn next(direct: &mut Option<watch::Receiver<RegistrationState>>) -> bool {
+    match direct {
+        Some(state) => state.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// A certificate that expires changes the phase without any event.
+const IDLE_LOOK: Duration = Duration::from_secs(5);

@@ -1,0 +1,259 @@
+//! The floor plan: what each room gets, decided before any of them is opened.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::base::clock::SharedClock;
+use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
+use crate::controlplane::{self, Dialer, Endpoint};
+use crate::envoy::{
+    self, BinaryError, BootstrapInputs, ProxyUser, Register, UserError, bootstrap, find_binary,
+    resolve_user,
+};
+use crate::identity::SpiffeId;
+use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
+use crate::platform;
+use crate::registry::Mode;
+use crate::secrets;
+use crate::status;
+use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
+
+/// What the rooms are made with.
+pub struct Plan {
+    /// Where everything lies.
+    pub paths: Paths,
+    /// Who the machine is.
+    pub workload: Workload,
+    /// The line to istiod.
+    pub discovery: controlplane::Config,
+    /// The line to the certificate service.
+    pub ca: controlplane::Config,
+    /// The vault.
+    pub secrets: secrets::Config,
+    /// The WorkloadEntry.
+    pub registration: RegistrationPlan,
+    /// Envoy.
+    pub envoy: envoy::Config,
+    /// The status server.
+    pub status: status::Config,
+}
+
+/// How the WorkloadEntry is written.
+pub struct RegistrationPlan {
+    /// By whom.
+    pub mode: Mode,
+    /// Under which name.
+    pub name: String,
+    /// The Kubernetes API, where we write it.
+    pub kube: Option<kube::Config>,
+    /// Whether fields that others own are taken over.
+    pub force: bool,
+    /// Whether it is removed when the agent stops.
+    pub remove_on_stop: bool,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// There is no address that others could connect to.
+    #[error("cannot tell this machine's address: {why}")]
+    Address {
+        /// What was tried.
+        why: String,
+    },
+    /// There is no Envoy.
+    #[error("cannot start a proxy")]
+    Binary(#[from] BinaryError),
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the Kubernetes API")]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The proxy's user does not exist.
+    #[error("proxy.user cannot be used")]
+    User(#[from] UserError),
+}
+
+/// Makes the plan. `launcher` is our own binary; `search_path` is where Envoy is looked for.
+///
+/// # Errors
+/// When the host lacks something.
+pub async fn plan(
+    settings: &Settings,
+    paths: &Paths,
+    launcher: PathBuf,
+    search_path: Option<OsString>,
+    clock: &SharedClock,
+) -> Result<Plan, PlanError> {
+    let id = SpiffeId::new(
+        settings.mesh.trust_domain.clone(),
+        settings.workload.namespace.clone(),
+        settings.workload.service_account.clone(),
+    );
+    let discovery = line(settings, &settings.mesh.discovery, &id);
+    let ca = line(settings, &settings.mesh.ca, &id);
+    let workload = workload(settings, id.clone(), &discovery, clock).await?;
+    let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
+    let user = resolve_user(settings.proxy.user.as_deref())?;
+    let registration = registration(settings, &workload)?;
+    let envoy = proxy(settings, paths, &workload, &registration, launcher, binary, user);
+    let secrets = secrets::Config {
+        id,
+        state_directory: paths.state_directory(),
+        root_cert: settings.mesh.root_cert.clone(),
+        key_algorithm: settings.identity.key_algorithm,
+        ttl: settings.identity.ttl,
+        renew_at: settings.identity.renew_at,
+        jitter: settings.identity.renew_jitter,
+        export_directory: settings.identity.export_directory.clone(),
+    };
+    let status = status::Config { listen: settings.status.listen };
+    Ok(Plan { paths: paths.clone(), workload, discovery, ca, secrets, registration, envoy, status })
+}
+
+fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
+    let Mesh { discovery, connect_to, server_name, root_cert, cluster_id, .. } = &settings.mesh;
+    // Another host than istiod is not behind istiod's gateway.
+    let same_host = endpoint.host == discovery.host;
+    controlplane::Config {
+        endpoint: endpoint.clone(),
+        connect_to: connect_to.clone().filter(|_| same_host),
+        server_name: server_name.clone().filter(|_| same_host),
+        root_cert: root_cert.clone(),
+        token_file: settings.token_file.clone(),
+        audience: settings.audience.clone(),
+        cluster_id: cluster_id.clone(),
+        id: id.clone(),
+        step_limit: STEP_LIMIT,
+    }
+}
+
+async fn workload(
+    settings: &Settings,
+    id: SpiffeId,
+    discovery: &controlplane::Config,
+    clock: &SharedClock,
+) -> Result<Workload, PlanError> {
+    let wanted = &settings.workload;
+    let found = platform::addresses();
+    let address = match &wanted.address {
+        Some(address) => address.clone(),
+        None => Address::Ip(own_address(discovery, clock, &found).await?),
+    };
+    let mut instance_ips = wanted.instance_ips.clone();
+    if instance_ips.is_empty() {
+        instance_ips.extend(address.ip());
+        instance_ips.extend(found.into_iter().filter(|ip| Some(*ip) != address.ip()));
+    }
+    Ok(Workload {
+        name: wanted.name.clone().or_else(platform::host_name).unwrap_or_else(|| "vm".to_owned()),
+        id,
+        group: wanted.group.clone(),
+        address,
+        instance_ips,
+        labels: wanted.labels.clone(),
+        ports: wanted.ports.clone(),
+        network: wanted.network.clone(),
+        locality: wanted.locality.clone(),
+        weight: wanted.weight,
+    })
+}
+
+/// The source address of the route to istiod; with istiod's name unresolvable, the first address
+/// of an interface.
+async fn own_address(
+    discovery: &controlplane::Config,
+    clock: &SharedClock,
+    found: &[IpAddr],
+) -> Result<IpAddr, PlanError> {
+    let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
+    let why = match dialer.resolve().await {
+        Ok(istiod) => match source_address_towards(istiod) {
+            Ok(ip) => return Ok(ip),
+            Err(error) => crate::base::trouble::chain(&error),
+        },
+        Err(error) => crate::base::trouble::chain(&error),
+    };
+    found.first().copied().ok_or(PlanError::Address { why })
+}
+
+fn registration(settings: &Settings, workload: &Workload) -> Result<RegistrationPlan, PlanError> {
+    let wanted = &settings.registration;
+    let kube = match &wanted.kubernetes {
+        None => None,
+        Some(Kubernetes::Kubeconfig { path, context }) => {
+            Some(from_kubeconfig(path, context.as_deref())?)
+        }
+        Some(Kubernetes::Parts { server, ca_file, token_file }) => Some(kube::Config {
+            server: server.clone(),
+            ca: Ca::File(ca_file.clone()),
+            auth: Auth::TokenFile(token_file.clone()),
+        }),
+    };
+    let (mode, name) = match wanted.mode {
+        RegistrationMode::Istiod => {
+            let ip = workload.instance_ips.first().copied();
+            let ip = ip.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+            let group = workload.group.as_deref().unwrap_or_default();
+            (Mode::Istiod, auto_registered_name(group, ip, &workload.network))
+        }
+        RegistrationMode::Kubernetes => (Mode::Kubernetes, workload.name.clone()),
+        RegistrationMode::None => (Mode::None, workload.name.clone()),
+    };
+    let kube = kube.filter(|_| mode == Mode::Kubernetes);
+    let (force, remove_on_stop) = (wanted.force, wanted.remove_on_stop);
+    Ok(RegistrationPlan { mode, name, kube, force, remove_on_stop })
+}
+
+fn proxy(
+    settings: &Settings,
+    paths: &Paths,
+    workload: &Workload,
+    registration: &RegistrationPlan,
+    launcher: PathBuf,
+    binary: PathBuf,
+    user: Option<ProxyUser>,
+) -> envoy::Config {
+    let mesh = &settings.mesh;
+    let register = match registration.mode {
+        Mode::Istiod => workload.group.clone().map_or(Register::None, Register::Group),
+        Mode::Kubernetes => Register::Entry(registration.name.clone()),
+        Mode::None => Register::None,
+    };
+    let admin_port = settings.proxy.admin_port.unwrap_or(mesh.proxy_config.admin_port);
+    let metadata: &BTreeMap<String, String> = &mesh.metadata;
+    let bootstrap = bootstrap(&BootstrapInputs {
+        workload,
+        proxy: &mesh.proxy_config,
+        cluster_id: &mesh.cluster_id,
+        mesh_id: &mesh.mesh_id,
+        metadata,
+        register,
+        dns_capture: false,
+        status_port: settings.status.listen.port(),
+        admin_port,
+    });
+    let config = &mesh.proxy_config;
+    let termination_drain = settings.proxy.termination_drain;
+    envoy::Config {
+        launcher,
+        binary,
+        user,
+        directory: paths.run_directory(),
+        bootstrap,
+        admin_port,
+        log_level: settings.proxy.log_level.clone(),
+        drain_time: config.drain_duration,
+        termination_drain: termination_drain.unwrap_or(config.termination_drain_duration),
+        concurrency: settings.proxy.concurrency.or(config.concurrency).filter(|&count| count > 0),
+        only_ipv6: !workload.instance_ips.is_empty()
+            && workload.instance_ips.iter().all(IpAddr::is_ipv6),
+        extra_args: settings.proxy.extra_args.clone(),
+    }
+}
+
+/// The limit of each step of a dial to the control plane.
+const STEP_LIMIT: Duration = Duration::from_secs(10);

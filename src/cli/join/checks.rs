@@ -1,0 +1,167 @@
+//! What is checked before anything changes the host.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::agent::{Plan, StartError};
+use crate::base::backoff::Retry;
+use crate::base::clock::{self, SharedClock};
+use crate::base::fsio;
+use crate::base::trouble::chain;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::options::Global;
+use crate::cli::progress::Progress;
+use crate::cli::run::{make_plan, plan_failure, start_failure};
+use crate::config::Settings;
+use crate::controlplane::{Dialer, Token};
+use crate::envoy::version_of;
+use crate::identity::{Roots, SpiffeId};
+use crate::join::Files;
+
+/// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
+/// the control plane.
+pub(super) async fn all(
+    global: &Global,
+    settings: &Settings,
+    files: &Files,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let clock = clock::system();
+    token(settings, files, &clock, progress)?;
+    let scratch = Scratch::new(settings, files)?;
+    let plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
+    let version = version_of(&plan.envoy.binary).await;
+    let version = version.map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Proxy, error).hint(hint)
+    })?;
+    progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
+    running(&plan)?;
+    ports(settings, &plan)?;
+    control_plane(&plan, &clock, progress).await
+}
+
+/// A token that is known to be useless is said before it is sent.
+fn token(
+    settings: &Settings,
+    files: &Files,
+    clock: &SharedClock,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let token = match (&files.token, &settings.token_file) {
+        (Some((_, token)), _) => Token::parse(token.expose_secret()),
+        (None, Some(path)) => Token::read(path),
+        (None, None) => return Ok(()),
+    };
+    let id = SpiffeId::new(
+        settings.mesh.trust_domain.clone(),
+        settings.workload.namespace.clone(),
+        settings.workload.service_account.clone(),
+    );
+    let now = clock.now();
+    let checked = token.and_then(|token| token.check(&id, &settings.audience, now).map(|()| token));
+    let token = checked.map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Credential, error).hint(hint)
+    })?;
+    let left = token.expires_at().and_then(|end| end.duration_since(now).ok());
+    let left = left.map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+    let left = left.map(|left| format!(", valid for {}", crate::cli::status::span(left)));
+    let audience = &settings.audience;
+    progress.done("token", &format!("for {id}, audience {audience}{}", left.unwrap_or_default()));
+    Ok(())
+}
+
+/// The settings with the source's files in a directory of their own, since nothing may be placed
+/// before the checks have passed.
+struct Scratch {
+    settings: Settings,
+    _directory: tempfile::TempDir,
+}
+
+impl Scratch {
+    fn new(settings: &Settings, files: &Files) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| Failure::new(Exit::Host, error);
+        let directory = tempfile::Builder::new().prefix("vm-agent-").tempdir().map_err(failed)?;
+        let mut settings = settings.clone();
+        let placed = |error: fsio::FileError| Failure::new(Exit::Host, error);
+        if let Some((target, pem)) = &files.root_cert
+            && *target == settings.mesh.root_cert
+        {
+            let path = directory.path().join("root-cert.pem");
+            fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
+            settings.mesh.root_cert = path;
+        }
+        Ok(Self { settings, _directory: directory })
+    }
+}
+
+fn running(plan: &Plan) -> Result<(), Failure> {
+    let path = plan.paths.lock_file();
+    let held = std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
+    if held { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
+}
+
+/// The ports that the agent and Envoy need on this machine.
+fn ports(settings: &Settings, plan: &Plan) -> Result<(), Failure> {
+    let needed = [
+        (settings.status.listen.port(), "the agent's status server"),
+        (15_021, "Envoy's health page"),
+        (15_090, "Envoy's metrics"),
+        (plan.envoy.admin_port, "Envoy's admin interface"),
+        (15_001, "Envoy's outbound listener"),
+        (15_006, "Envoy's inbound listener"),
+    ];
+    for (port, what) in needed {
+        if let Err(source) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+            let error =
+                anyhow::Error::new(source).context(format!("port {port} is needed for {what}"));
+            let hint = format!("see who holds it: `ss -ltnp 'sport = :{port}'`");
+            return Err(Failure::new(Exit::Host, error).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+/// What cannot heal by itself ends the join; an istiod that is merely away is waited for.
+async fn control_plane(
+    plan: &Plan,
+    clock: &SharedClock,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let dialer = Dialer::new(plan.discovery.clone(), watch::channel(None).1, Arc::clone(clock));
+    roots(plan)?;
+    let failure = |error: crate::controlplane::DialError| {
+        let hint = error.hint();
+        Failure::new(Exit::ControlPlane, error).hint(hint)
+    };
+    let istiod = dialer.resolve().await.map_err(failure)?;
+    let endpoint = &plan.discovery.endpoint;
+    match timeout(DIAL_LIMIT, dialer.dial()).await {
+        Ok(Ok(_)) => progress.done("control plane", &format!("{endpoint} at {istiod}")),
+        Ok(Err(error)) if error.retry() != Retry::Soon => return Err(failure(error)),
+        Ok(Err(error)) => progress.warn(&format!("{} (it is tried again)", chain(&error))),
+        Err(_) => progress.warn(&format!("{endpoint} does not answer (it is tried again)")),
+    }
+    Ok(())
+}
+
+fn roots(plan: &Plan) -> Result<(), Failure> {
+    let path = &plan.discovery.root_cert;
+    let wrong = |error: anyhow::Error| {
+        let error = error.context(format!("the mesh's root {} cannot be used", path.display()));
+        Failure::new(Exit::Configuration, error)
+            .hint("name the mesh's root-cert.pem with --set mesh.rootCert=FILE".to_owned())
+    };
+    let pem = fsio::read(path, ROOT_BYTES).map_err(|error| wrong(error.into()))?;
+    Roots::from_pem(&pem).map(drop).map_err(|error| wrong(error.into()))
+}
+
+/// A person waits for it.
+const DIAL_LIMIT: Duration = Duration::from_secs(8);
+const ROOT_BYTES: u64 = 1 << 20;

@@ -1,0 +1,30 @@
+//! The hidden subcommand that becomes the proxy.
+
+use std::path::PathBuf;
+
+use super::exit::{Exit, Failure};
+use crate::envoy::{LaunchArgs, ProxyUser, launch};
+
+/// Arguments of `launch-proxy`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[arg(long)]
+    binary: PathBuf,
+    #[arg(long)]
+    directory: PathBuf,
+    #[arg(long, requires = "gid")]
+    uid: Option<u32>,
+    #[arg(long, requires = "uid")]
+    gid: Option<u32>,
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let Args { binary, directory, uid, gid, args } = args;
+    let user = uid.zip(gid).map(|(uid, gid)| ProxyUser { uid, gid });
+    match launch(LaunchArgs { binary, user, directory, args }) {
+        Ok(never) => match never {},
+        Err(error) => Err(Failure::new(Exit::Proxy, error)),
+    }
+}

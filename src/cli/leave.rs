@@ -1,0 +1,99 @@
+//! `vm-agent leave`: out of the mesh, and nothing left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exit::{Exit, Failure};
+use super::options::{Global, Overrides};
+use super::run::{make_plan, plan_failure, runtime, start_failure};
+use super::screen::{self, Paint, paint};
+use super::{service, settings};
+use crate::agent::StartError;
+use crate::base::clock;
+use crate::config::{Loaded, RegistrationMode};
+use crate::join::wipe;
+use crate::kube::Client;
+use crate::registry::{Direct, RemoveError};
+use crate::status;
+
+/// Arguments of `leave`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Leave even when the WorkloadEntry cannot be removed
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let paths = settings::paths(global);
+    let joined = paths.config_file().exists() || global.config.is_some();
+    stop_agent(global)?;
+    if joined {
+        match deregister(global) {
+            Err(failure) if args.force => screen::failure(&failure),
+            result => result?,
+        }
+    }
+    let directories = [paths.run_directory(), paths.state_directory(), paths.config_directory()];
+    let existed = directories.iter().any(|directory| directory.exists());
+    wipe(paths.root(), &directories).map_err(|error| {
+        let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
+        Failure::new(Exit::Host, error).hint(hint)
+    })?;
+    let words =
+        if existed { "this machine has left the mesh" } else { "this machine was not in a mesh" };
+    screen::say(&format!("{} {words}", paint(Paint::Good, "✓")));
+    Ok(())
+}
+
+/// Drains and stops the daemon, and waits for its end.
+fn stop_agent(global: &Global) -> Result<(), Failure> {
+    if service::is_ours(global) {
+        service::disable()?;
+    }
+    let socket = settings::paths(global).admin_socket();
+    if status::order(&socket).is_err() {
+        return Ok(());
+    }
+    screen::say("  draining the proxy and stopping the agent …");
+    let looks = STOP_LIMIT.as_millis() / LOOK.as_millis();
+    for _ in 0..looks {
+        if status::ask(&socket).is_err() && !settings::paths(global).lock_file().exists() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    let error = anyhow::anyhow!("the agent did not stop within {STOP_LIMIT:?}");
+    Err(Failure::new(Exit::Other, error)
+        .hint("look at its log, then end it and leave again".to_owned()))
+}
+
+/// In the mode `kubernetes` the entry is ours to remove; in `istiod` it goes with the stream.
+fn deregister(global: &Global) -> Result<(), Failure> {
+    let document = settings::from_file(global, &Overrides::default())?;
+    let Loaded { settings, .. } = settings::load(&document, global)?;
+    if settings.registration.mode != RegistrationMode::Kubernetes {
+        return Ok(());
+    }
+    runtime()?.block_on(async {
+        let clock = clock::system();
+        let plan = make_plan(global, &settings, &clock).await.map_err(plan_failure)?;
+        let Some(kube) = plan.registration.kube else { return Ok(()) };
+        let client = Client::new(kube, Arc::clone(&clock));
+        let client = client.map_err(|error| start_failure(StartError::Kube(error)))?;
+        let direct = Direct::new(client, &plan.workload, plan.registration.force, clock);
+        direct.remove().await.map_err(|error| {
+            let hint = match &error {
+                RemoveError::Kube(error) => error.hint(),
+                RemoveError::NotOurs { .. } => None,
+            };
+            let hint =
+                hint.unwrap_or_else(|| "`vm-agent leave --force` leaves all the same".to_owned());
+            Failure::new(Exit::Registration, error).hint(hint)
+        })
+    })
+}
+
+/// Draining takes as long as the mesh's settings say, some seconds as a rule.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);

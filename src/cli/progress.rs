@@ -1,0 +1,96 @@
+//! The steps of a join, shown while they happen.
+
+use serde_json::Value;
+
+use super::exit::{Exit, Failure};
+use super::screen::{self, Paint, paint};
+use super::status::{span, text};
+
+/// Where a join stands.
+pub(super) enum Verdict {
+    /// Not there yet.
+    Waiting,
+    /// In the mesh.
+    Ready,
+    /// It cannot get there without somebody's help.
+    Failed(Failure),
+}
+
+/// Shows each step once.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    shown: Vec<&'static str>,
+    last_trouble: Option<String>,
+}
+
+impl Progress {
+    /// Says that a step is done.
+    pub(super) fn done(&mut self, step: &'static str, words: &str) {
+        if !self.shown.contains(&step) {
+            self.shown.push(step);
+            screen::say(&format!("{} {step:<13}{words}", paint(Paint::Good, "✓")));
+        }
+    }
+
+    /// Says what is strange.
+    pub(super) fn warn(&mut self, words: &str) {
+        screen::say(&format!("{} {words}", paint(Paint::Warn, "!")));
+    }
+
+    /// Shows what the daemon's status has new.
+    pub(super) fn update(&mut self, status: &Value) -> Verdict {
+        let is = |at: &str| status.pointer(at).and_then(Value::as_bool) == Some(true);
+        if is("/identity/valid") {
+            let left = status.pointer("/identity/expires_in").and_then(Value::as_i64);
+            let left = left.map(span).unwrap_or_default();
+            self.done(
+                "certificate",
+                &format!("{}, valid for {left}", text(status, "/identity/id")),
+            );
+        }
+        if is("/registration/registered") {
+            let namespace = text(status, "/registration/namespace");
+            let name = text(status, "/registration/name");
+            self.done("registration", &format!("WorkloadEntry {namespace}/{name}"));
+        }
+        if text(status, "/proxy/phase") == "ready" {
+            self.done("proxy", &format!("Envoy {} is configured", text(status, "/proxy/version")));
+        }
+        if is("/ready") {
+            return Verdict::Ready;
+        }
+        self.judge(status)
+    }
+
+    /// A trouble that does not pass by itself ends a join; others are shown once.
+    fn judge(&mut self, status: &Value) -> Verdict {
+        let conditions = status.pointer("/conditions").and_then(Value::as_array);
+        for condition in conditions.into_iter().flatten() {
+            let what = text(condition, "/what");
+            let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
+            if text(condition, "/retry") != "soon" {
+                let error = anyhow::anyhow!("{what}");
+                return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));
+            }
+            if self.last_trouble.as_ref() != Some(&what) {
+                self.warn(&format!("{what} (it is tried again)"));
+                self.last_trouble = Some(what);
+            }
+        }
+        Verdict::Waiting
+    }
+}
+
+fn exit_of(condition: &Value) -> Exit {
+    let what = text(condition, "/what");
+    match text(condition, "/room").as_str() {
+        "identity" if what.contains("token") && !what.contains("certificate of") => {
+            Exit::Credential
+        }
+        "registration" => Exit::Registration,
+        "proxy" => Exit::Proxy,
+        "storage" => Exit::Host,
+        "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
+        _ => Exit::ControlPlane,
+    }
+}

@@ -1,0 +1,115 @@
+//! `vm-agent run`: the daemon. `join --foreground` becomes it, too.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::exit::{Exit, Failure};
+use super::logs;
+use super::options::{Global, Overrides};
+use super::settings;
+use crate::agent::{Agent, Plan, PlanError, Reason, StartError, plan};
+use crate::base::clock::{self, SharedClock};
+use crate::base::trouble::chain;
+use crate::config::{Loaded, Settings};
+use crate::envoy::version_of;
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let document = settings::from_file(global, &args.overrides)?;
+    let Loaded { settings, .. } = settings::load(&document, global)?;
+    logs::start(global, logs::Wanted { level: &settings.log.level, json: settings.log.json });
+    runtime()?.block_on(async {
+        let mut agent = start(global, &settings).await?;
+        let reason = agent.reason().await;
+        finish(agent, reason).await
+    })
+}
+
+/// The runtime of every command that waits for anything. One thread: the agent relays and waits,
+/// and a second thread would cost memory and save nothing.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Failure::new(Exit::Host, error))
+}
+
+/// Starts the agent. A machine whose network is not up yet is waited for.
+pub(super) async fn start(global: &Global, settings: &Settings) -> Result<Agent, Failure> {
+    let clock = clock::system();
+    let plan = loop {
+        match make_plan(global, settings, &clock).await {
+            Err(error @ PlanError::Address { .. }) => {
+                tracing::warn!(error = chain(&error), "Waiting for the network.");
+                tokio::time::sleep(NETWORK_LOOK).await;
+            }
+            made => break made.map_err(plan_failure)?,
+        }
+    };
+    // The version is for people; a binary that does not run shows itself in the supervisor.
+    let version = version_of(&plan.envoy.binary).await.ok();
+    Agent::start(plan, version, clock).await.map_err(start_failure)
+}
+
+/// The plan for this host.
+pub(super) async fn make_plan(
+    global: &Global,
+    settings: &Settings,
+    clock: &SharedClock,
+) -> Result<Plan, PlanError> {
+    let launcher = PathBuf::from("/proc/self/exe");
+    plan(settings, &settings::paths(global), launcher, search_path(), clock).await
+}
+
+/// Stops the agent; an end that nobody asked for is a failure.
+pub(super) async fn finish(agent: Agent, reason: Reason) -> Result<(), Failure> {
+    agent.stop(&reason).await;
+    match reason {
+        Reason::Stop | Reason::Quit => Ok(()),
+        Reason::Broken(ended) => {
+            let why = ended.error.unwrap_or_else(|| "it ended without a word".to_owned());
+            let error = anyhow::anyhow!("the agent's task {} ended: {why}", ended.name);
+            Err(Failure::new(Exit::Other, error))
+        }
+    }
+}
+
+pub(super) fn plan_failure(error: PlanError) -> Failure {
+    let (exit, hint) = match &error {
+        PlanError::Binary(error) => (Exit::Proxy, error.hint()),
+        PlanError::Address { .. } => {
+            (Exit::Host, Some("name it with --address IP-OR-NAME".to_owned()))
+        }
+        PlanError::Kubeconfig(_) | PlanError::User(_) => (Exit::Configuration, None),
+    };
+    Failure::new(exit, error).hint(hint)
+}
+
+pub(super) fn start_failure(error: StartError) -> Failure {
+    let (exit, hint) = match &error {
+        StartError::Running { .. } => (
+            Exit::AlreadyRunning,
+            Some("`vm-agent status` shows it; use another --root for a second agent".to_owned()),
+        ),
+        StartError::Kube(error) => (Exit::Configuration, error.hint()),
+        StartError::Port { .. } => {
+            (Exit::Host, Some("end the program that holds the port, or set status.port".to_owned()))
+        }
+        StartError::File(_) | StartError::Signals(_) => {
+            (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))
+        }
+    };
+    Failure::new(exit, error).hint(hint)
+}
+
+pub(super) fn search_path() -> Option<OsString> {
+    std::env::var_os("PATH")
+}
+
+/// How often a missing network is looked for.
+const NETWORK_LOOK: Duration = Duration::from_secs(2);

@@ -1,0 +1,54 @@
+//! The command line's layer of the configuration.
+
+use serde_json::Value;
+
+use super::exit::{Exit, Failure};
+use super::options::{Global, Overrides};
+use crate::config::{self, Document, Loaded, Paths};
+
+/// The paths that the global options name.
+pub(super) fn paths(global: &Global) -> Paths {
+    Paths::new(&global.root)
+}
+
+/// The configuration file with the flags over it.
+///
+/// # Errors
+/// With every problem of the file and the flags.
+pub(super) fn from_file(global: &Global, overrides: &Overrides) -> Result<Document, Failure> {
+    let path = global.config.clone().unwrap_or_else(|| paths(global).config_file());
+    let mut document = Document::new();
+    let added = config::add_file(&mut document, &path);
+    added.map_err(|problems| {
+        let hint = (!path.exists()).then(|| "join first: `vm-agent join DIR`".to_owned());
+        Failure::from(problems).hint(hint)
+    })?;
+    add_flags(&mut document, overrides)?;
+    Ok(document)
+}
+
+/// Puts the flags over a document.
+///
+/// # Errors
+/// When a flag's text has a wrong form.
+pub(super) fn add_flags(document: &mut Document, overrides: &Overrides) -> Result<(), Failure> {
+    let wrong = |what: String| Failure::new(Exit::Usage, anyhow::anyhow!(what));
+    for flag in overrides.settings().map_err(wrong)? {
+        let value = if flag.literal {
+            Value::from(flag.value)
+        } else {
+            config::parse_yaml_value(&flag.value, flag.flag)
+                .map_err(|problem| wrong(problem.to_string()))?
+        };
+        document.set(&flag.path, value, flag.flag);
+    }
+    Ok(())
+}
+
+/// Makes settings of a document.
+///
+/// # Errors
+/// With every problem.
+pub(super) fn load(document: &Document, global: &Global) -> Result<Loaded, Failure> {
+    Ok(config::load(document, &paths(global))?)
+}
