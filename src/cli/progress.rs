@@ -28,7 +28,7 @@ impl Progress {
     pub(super) fn done(&mut self, step: &'static str, words: &str) {
         if !self.shown.contains(&step) {
             self.shown.push(step);
-            screen::say(&format!("{} {step:<13}{words}", paint(Paint::Good, "✓")));
+            screen::say(&format!("{} {step:<15}{words}", paint(Paint::Good, "✓")));
         }
     }
 
