@@ -86,11 +86,11 @@ fn document(
 ) -> Result<Document, Failure> {
     let mut document = Document::new();
     if let Some(source) = source {
-        document.add(&source.document, &|_| "the join source".to_owned());
+        document.add(&source.document, &|path| source.origin(path));
         if source.token.is_some() {
             let file = paths.token_file().display().to_string();
             let at = ["credential", "tokenFile"].map(str::to_owned);
-            document.set(&at, file.into(), "the join source");
+            document.set(&at, file.into(), &source.origin(&[]));
         }
     }
     settings::add_flags(&mut document, overrides)?;
@@ -108,6 +108,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
         root_cert: root_pem.map(|pem| (paths.root_cert(), pem)),
         token: token.map(|token| (paths.token_file(), token)),
         state_directory: paths.state_directory(),
+        run_directory: paths.run_directory(),
     })
 }
 

@@ -29,7 +29,8 @@ pub fn read_directory(
     let token = reader.text("istio-token", true).map(|text| SecretString::from(text.trim()));
     let document = reader.document(mesh, &variables);
     if reader.problems.is_empty() {
-        Ok(Source { document, root_pem, token, warnings: reader.warnings })
+        let directory = directory.to_owned();
+        Ok(Source { directory, document, root_pem, token, warnings: reader.warnings })
     } else {
         Err(Problems(reader.problems))
     }

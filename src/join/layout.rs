@@ -17,6 +17,8 @@ pub struct Files {
     pub token: Option<(PathBuf, SecretString)>,
     /// A directory for state, mode 0700.
     pub state_directory: PathBuf,
+    /// A directory for sockets and what lives as long as the agent, mode 0755.
+    pub run_directory: PathBuf,
 }
 
 /// What was placed, so that it can be undone.
@@ -24,6 +26,8 @@ pub struct Files {
 pub struct Layout {
     /// Directories that did not exist, outermost first.
     made: Vec<PathBuf>,
+    /// Those of them that hold nothing but what the agent made.
+    ours: Vec<PathBuf>,
     /// Files with what they held before; `None` for those that did not exist.
     replaced: Vec<(PathBuf, Option<zeroize::Zeroizing<Vec<u8>>>, u32)>,
     /// Whether anything is different from before.
@@ -64,13 +68,19 @@ impl Layout {
             }
         }
         for directory in self.made.into_iter().rev() {
-            // What somebody else put there meanwhile stays.
-            fsio::remove_empty_directory(&directory);
+            // In a directory that others share, what they put there meanwhile stays.
+            if self.ours.contains(&directory) {
+                drop(fsio::remove_tree(&directory));
+            } else {
+                fsio::remove_empty_directory(&directory);
+            }
         }
     }
 
     fn place(&mut self, files: &Files) -> Result<(), FileError> {
+        self.ours = vec![files.state_directory.clone(), files.run_directory.clone()];
         self.directory(&files.state_directory, 0o700)?;
+        self.directory(&files.run_directory, 0o755)?;
         if let Some((path, pem)) = &files.root_cert {
             self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
         }
@@ -141,6 +151,7 @@ mod tests {
             root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
             token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
             state_directory: root.join("var/lib/vm-agent"),
+            run_directory: root.join("run/vm-agent"),
         }
     }
 
@@ -154,6 +165,7 @@ mod tests {
         assert!(layout.changed());
         assert!(!Layout::apply(&files(root.path(), "one")).unwrap().changed(), "the same again");
         Layout::apply(&files(root.path(), "two")).unwrap().undo();
+        std::fs::write(root.path().join("var/lib/vm-agent/identity.json"), "").unwrap();
         assert_eq!(std::fs::read_to_string(&token).unwrap(), "one");
         layout.undo();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);

@@ -42,13 +42,16 @@ class Case(unittest.TestCase):
         self.vm2 = Vm(LAB, "vm2", "10.99.0.12", "details-legacy")
 
     def tearDown(self):
-        failed = any(error for _, error in getattr(self._outcome, "errors", []) or []) or bool(
-            getattr(getattr(self._outcome, "result", None), "failures", []) or getattr(getattr(self._outcome, "result", None), "errors", []))
-        if failed:
-            for vm in (self.vm1, self.vm2):
-                print(f"--- log of {vm.name} ---\n{vm.log()[-4000:]}", file=sys.stderr)
         for vm in (self.vm1, self.vm2):
             vm.reset()
+
+    def run(self, result=None):
+        before = len(result.failures) + len(result.errors)
+        outcome = super().run(result)
+        if len(result.failures) + len(result.errors) > before:
+            for vm in (self.vm1, self.vm2):
+                print(f"--- the last of {vm.name}'s log ---\n{vm.log()[-3000:]}", file=sys.stderr)
+        return outcome
 
     def no_entries(self):
         until("istiod has removed the entries", lambda: not LAB.entries(), limit=60, pause=0.3)
@@ -121,6 +124,10 @@ class Joining(Case):
 
 
 class Kubernetes(Case):
+    def setUp(self):
+        super().setUp()
+        self.no_entries()
+
     def flags(self, token="kube-token", account="details-legacy"):
         path = LAB.directory / token
         path.write_text(LAB.token(account, "https://kubernetes.default.svc"))

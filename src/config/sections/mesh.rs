@@ -49,8 +49,7 @@ impl Mesh {
         let usual = proxy_config.as_ref().map(|config| config.discovery_address.clone());
         let usual = usual.unwrap_or_else(|| ProxyConfig::default().discovery_address);
         let discovery: Option<Endpoint> = reader.parse("mesh.discoveryAddress", &usual);
-        let ca_usual = discovery.as_ref().map_or(usual, ToString::to_string);
-        let ca = reader.parse("mesh.caAddress", &ca_usual);
+        let ca = reader.parse("mesh.caAddress", "").or_else(|| discovery.clone());
         let connect_to = reader.text("mesh.connectTo", "");
         let server_name = reader.text("mesh.serverName", "");
         let trust_domain = reader.parse("mesh.trustDomain", "cluster.local");

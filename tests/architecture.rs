@@ -1,0 +1,283 @@
+//! The house's rules, as tests: who may import whom, who may use which crate, how large a file is.
+//! `docs/architecture.md` explains them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Every room and the rooms that it may import.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("proto", &[]),
+    ("identity", &["base"]),
+    ("platform", &["base"]),
+    ("systemd", &["base"]),
+    ("workload", &["base", "identity"]),
+    ("controlplane", &["base", "proto", "identity"]),
+    ("kube", &["base", "identity"]),
+    ("join", &["base", "identity", "workload"]),
+    ("ca", &["base", "proto", "identity", "controlplane", "kube"]),
+    ("xds", &["base", "proto", "workload", "controlplane"]),
+    ("registry", &["base", "identity", "workload", "kube"]),
+    ("envoy", &["base", "identity", "workload"]),
+    ("secrets", &["base", "identity", "ca", "controlplane"]),
+    ("sds", &["base", "proto", "identity", "secrets"]),
+    (
+        "config",
+        &[
+            "base",
+            "identity",
+            "platform",
+            "systemd",
+            "workload",
+            "controlplane",
+            "kube",
+            "join",
+            "ca",
+            "xds",
+            "registry",
+            "envoy",
+            "secrets",
+            "sds",
+        ],
+    ),
+    (
+        "status",
+        &["base", "identity", "workload", "ca", "secrets", "sds", "xds", "registry", "envoy"],
+    ),
+    (
+        "agent",
+        &[
+            "base",
+            "proto",
+            "identity",
+            "platform",
+            "systemd",
+            "workload",
+            "controlplane",
+            "kube",
+            "join",
+            "ca",
+            "xds",
+            "registry",
+            "envoy",
+            "secrets",
+            "sds",
+            "config",
+            "status",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "base",
+            "identity",
+            "platform",
+            "kube",
+            "join",
+            "config",
+            "status",
+            "agent",
+            "envoy",
+            "controlplane",
+            "registry",
+        ],
+    ),
+    ("devmesh", &["base", "proto", "identity", "workload"]),
+];
+
+/// Crates and words that belong to a few rooms or files.
+const OWNED: &[(&str, &[&str])] = &[
+    ("rcgen", &["identity/", "devmesh/"]),
+    ("webpki", &["identity/"]),
+    ("clap", &["cli.rs", "cli/"]),
+    ("anyhow", &["cli.rs", "cli/"]),
+    ("reqwest", &["kube/"]),
+    ("serde_saphyr", &["config/yaml.rs", "kube/kubeconfig.rs", "devmesh/"]),
+    ("sd_notify", &["systemd.rs"]),
+    ("sysinfo", &["platform.rs"]),
+    ("axum", &["status/", "devmesh/"]),
+    ("tokio::spawn", &[]),
+    ("tracker.spawn", &["base/tasks.rs"]),
+    ("Command::new", &["envoy/process.rs", "envoy/binary.rs", "cli/service.rs"]),
+    ("SystemTime::now", &["base/clock.rs"]),
+    ("env::var", &["cli/screen.rs", "cli/run.rs"]),
+    ("fs::write", &[]),
+    ("fs::rename", &["base/fsio.rs"]),
+    ("UnixListener::bind", &["base/uds.rs"]),
+    ("fexecve", &["envoy/launch.rs"]),
+];
+
+/// Lines of a file, its tests apart.
+const LINES: usize = 400;
+
+/// One source file without its comments and tests.
+struct Source {
+    path: PathBuf,
+    room: String,
+    code: String,
+    lines: usize,
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::from("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                found.extend(read(&path));
+            }
+        }
+    }
+    found
+}
+
+/// `None` for generated code, tests, and the files outside the rooms.
+fn read(path: &Path) -> Option<Source> {
+    let inner = path.strip_prefix("src").unwrap();
+    let name = inner.to_str().unwrap();
+    if name.contains("/gen/")
+        || name.ends_with("tests.rs")
+        || name.contains("/tests/")
+        || name.starts_with("bin/")
+    {
+        return None;
+    }
+    let room = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+    let room = room.trim_end_matches(".rs").to_owned();
+    if ["main", "lib"].contains(&room.as_str()) {
+        return None;
+    }
+    let code = strip(&std::fs::read_to_string(path).unwrap());
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    Some(Source { path: inner.to_owned(), room, code, lines })
+}
+
+/// The code before `#[cfg(test)]`, without comments.
+fn strip(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let line = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+    code.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The rooms that a file's code names.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let name: String =
+            code[at + 7..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        let is_path = at == 0 || !code[..at].ends_with([':', '_']);
+        if is_path && !name.is_empty() {
+            found.insert(name);
+        }
+    }
+    found
+}
+
+fn forbidden_imports(sources: &[Source]) -> Vec<String> {
+    let rooms: BTreeMap<_, _> = ROOMS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for source in sources {
+        let Some(allowed) = rooms.get(source.room.as_str()) else {
+            wrong.push(format!(
+                "{}: the room {:?} is not in the table",
+                source.path.display(),
+                source.room
+            ));
+            continue;
+        };
+        for import in imports(&source.code) {
+            if import != source.room && !allowed.contains(&import.as_str()) {
+                wrong.push(format!("{}: {} may not import {import}; move the type down, or let agent connect the two", source.path.display(), source.room));
+            }
+        }
+    }
+    wrong
+}
+
+fn stolen(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources {
+        let path = source.path.to_str().unwrap();
+        for (what, owners) in OWNED {
+            let uses = source.code.match_indices(what).any(|(at, _)| {
+                let before = source.code[..at].chars().next_back();
+                let after = source.code[at + what.len()..].chars().next();
+                let word =
+                    |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+                !word(before) && !word(after)
+            });
+            if uses && !owners.iter().any(|owner| path.starts_with(owner)) {
+                wrong.push(format!("{path}: {what} belongs to {owners:?}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn rooms_import_only_what_the_table_allows() {
+    assert_eq!(forbidden_imports(&sources()), Vec::<String>::new());
+}
+
+#[test]
+fn the_table_has_no_cycle() {
+    // Each room may import only rooms that stand above it in the table.
+    for (at, (room, allowed)) in ROOMS.iter().enumerate() {
+        for import in *allowed {
+            let place = ROOMS.iter().position(|(name, _)| name == import);
+            assert!(
+                place.is_some_and(|place| place < at),
+                "{room} imports {import}, which does not stand above it"
+            );
+        }
+    }
+}
+
+#[test]
+fn crates_and_dangerous_calls_stay_with_their_owners() {
+    assert_eq!(stolen(&sources()), Vec::<String>::new());
+}
+
+#[test]
+fn files_stay_readable() {
+    let sources = sources();
+    let mut lines: Vec<usize> = sources.iter().map(|source| source.lines).collect();
+    lines.sort_unstable();
+    let large: Vec<_> =
+        sources.iter().filter(|source| source.lines > LINES).map(|source| &source.path).collect();
+    println!(
+        "{} files, median {} lines, 95th {}",
+        lines.len(),
+        lines[lines.len() / 2],
+        lines[lines.len() * 95 / 100]
+    );
+    assert_eq!(large, Vec::<&PathBuf>::new(), "files over {LINES} lines");
+}
+
+#[test]
+fn the_checks_find_what_they_look_for() {
+    let bad = |room: &str, code: &str| {
+        vec![Source {
+            path: PathBuf::from(format!("{room}/x.rs")),
+            room: room.to_owned(),
+            code: strip(code),
+            lines: 1,
+        }]
+    };
+    assert_eq!(forbidden_imports(&bad("base", "use crate::agent::Agent;")).len(), 1);
+    assert_eq!(forbidden_imports(&bad("base", "// crate::agent")).len(), 0);
+    assert_eq!(forbidden_imports(&bad("attic", "")).len(), 1);
+    assert_eq!(stolen(&bad("xds", "tokio::spawn(async {});")).len(), 1);
+    assert_eq!(stolen(&bad("xds", "use rcgen::KeyPair;")).len(), 1);
+    assert_eq!(stolen(&bad("identity", "use rcgen::KeyPair;")).len(), 0);
+}
