@@ -220,9 +220,11 @@ class Lab:
 
     def capture(self, name):
         """Sends a VM's own connections and those that it gets through its Envoy, except Envoy's and root's."""
-        table = (f"table ip test {{\n"
-                 f"  chain out {{ type nat hook output priority -100; meta skuid {{ 0, 1337 }} return; ip daddr 127.0.0.0/8 return; tcp dport 1-65535 redirect to :15001 }}\n"
-                 f"  chain in {{ type nat hook prerouting priority -100; tcp dport {{ 22, 15020, 15021, 15090 }} return; tcp dport 1-65535 redirect to :15006 }}\n}}\n")
+        table = """table ip test {
+  chain outbound { type nat hook output priority -100; meta skuid { 0, 1337 } return; ip daddr 127.0.0.0/8 return; meta l4proto tcp redirect to :15001; }
+  chain inbound { type nat hook prerouting priority -100; tcp dport { 22, 15020, 15021, 15090 } return; meta l4proto tcp redirect to :15006; }
+}
+"""
         self.run(name, "nft", "-f", "-", input=table)
 
     def curl(self, name, *args, user=1000):

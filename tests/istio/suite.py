@@ -6,6 +6,7 @@ Run it with `make test-istio`. Every wait has a limit; nothing is retried.
 import base64
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -278,7 +279,7 @@ class Faults(Case):
         self.vm1.run()
         after = self.vm1.until_ready()
         self.assertEqual(after["identity"]["serial"], before["identity"]["serial"])
-        envoys = [pid for pid in LAB.pids("vm1") if "envoy.json" in open(f"/proc/{pid}/cmdline").read()]
+        envoys = [pid for pid in LAB.pids("vm1") if "envoy.json" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
         self.assertEqual(envoys, [after["proxy"]["pid"]])
 
 

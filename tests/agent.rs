@@ -1,0 +1,379 @@
+//! The whole agent, as a program, against the development mesh: the faults that a real control
+//! plane cannot be asked for. The test itself plays the proxy on the agent's sockets.
+#![cfg(feature = "devmesh")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test"
+)]
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use vm_agent::devmesh::{Fault, Mesh};
+use vm_agent::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use vm_agent::proto::discovery::{DeltaDiscoveryRequest, Node};
+use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
+const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+
+struct Bed {
+    mesh: Mesh,
+    root: tempfile::TempDir,
+    agent: Option<Child>,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let bed = Self {
+            mesh: Mesh::start().await.unwrap(),
+            root: tempfile::tempdir().unwrap(),
+            agent: None,
+        };
+        bed.mesh.add_group("vms/client");
+        std::fs::create_dir_all(bed.path("etc/vm-agent")).unwrap();
+        std::fs::create_dir_all(bed.path("var/lib/vm-agent")).unwrap();
+        std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
+        bed.write_token("istio-ca", 3600);
+        // It never becomes ready; that needs the real one.
+        let envoy = bed.path("envoy");
+        std::fs::write(&envoy, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nexec sleep 600\n")
+            .unwrap();
+        std::fs::set_permissions(&envoy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        bed
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn write_token(&self, audience: &str, life: u64) {
+        let token = self.mesh.token("vms", "client", audience, Duration::from_secs(life));
+        std::fs::write(self.path("var/lib/vm-agent/istio-token"), token).unwrap();
+    }
+
+    /// Starts the agent with these settings over the usual ones.
+    fn run(&mut self, settings: Value) {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut config = json!({
+            "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1"},
+            "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
+            "credential": {"tokenFile": "istio-token"},
+            "identity": {"ttl": "60s"},
+            "proxy": {"binary": self.path("envoy"), "terminationDrainDuration": "100ms", "adminPort": free()},
+            "status": {"address": "127.0.0.1", "port": free()},
+        });
+        for (section, values) in settings.as_object().unwrap() {
+            config[section]
+                .as_object_mut()
+                .map(|map| map.extend(values.as_object().unwrap().clone()))
+                .unwrap_or_else(|| config[section] = values.clone());
+        }
+        std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let agent = Command::new(AGENT)
+            .arg("--root")
+            .arg(self.root.path())
+            .arg("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.agent = Some(agent.unwrap());
+    }
+
+    fn status(&self) -> Option<Value> {
+        let output = Command::new(AGENT)
+            .arg("--root")
+            .arg(self.root.path())
+            .args(["status", "--json"])
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Asks for the status until it is as wanted.
+    async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut last = None;
+        while Instant::now() < end {
+            last = self.status();
+            if let Some(status) = last.as_ref().filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        panic!("not {what}: {last:#?}\n{log}");
+    }
+
+    async fn stop(&mut self) -> i32 {
+        let mut agent = self.agent.take().unwrap();
+        let pid = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        tokio::task::spawn_blocking(move || agent.wait().unwrap().code().unwrap()).await.unwrap()
+    }
+
+    /// Opens a configuration stream as the proxy does, and answers what comes.
+    async fn proxy(&self, service_account: &str) -> mpsc::Sender<DeltaDiscoveryRequest> {
+        let mut client = AggregatedDiscoveryServiceClient::new(
+            channel(&self.path("run/vm-agent/xds.sock")).await,
+        );
+        let (requests, stream) = mpsc::channel(8);
+        requests
+            .send(DeltaDiscoveryRequest {
+                node: Some(node(service_account)),
+                type_url: LISTENERS.to_owned(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        let acks = requests.clone();
+        tokio::spawn(async move {
+            let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
+            else {
+                return;
+            };
+            let mut answers = answers.into_inner();
+            while let Some(Ok(answer)) = answers.next().await {
+                let ack = DeltaDiscoveryRequest {
+                    type_url: answer.type_url,
+                    response_nonce: answer.nonce,
+                    ..Default::default()
+                };
+                if acks.send(ack).await.is_err() {
+                    return;
+                }
+            }
+        });
+        requests
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(agent) = &mut self.agent {
+            agent.kill().ok();
+            agent.wait().ok();
+        }
+        if let Ok(note) = std::fs::read_to_string(self.path("run/vm-agent/envoy.pid"))
+            && let Some(pid) = note.split_whitespace().next().and_then(|pid| pid.parse().ok())
+        {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .ok();
+        }
+    }
+}
+
+async fn channel(socket: &Path) -> tonic::transport::Channel {
+    tonic::transport::Endpoint::try_from(format!("unix:{}", socket.display()))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}
+
+fn node(service_account: &str) -> Node {
+    let text = |value: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
+    };
+    let fields = [
+        ("NAMESPACE", "vms"),
+        ("SERVICE_ACCOUNT", service_account),
+        ("AUTO_REGISTER_GROUP", "client"),
+        ("INSTANCE_IPS", "127.0.0.1"),
+    ];
+    let fields = fields.map(|(name, value)| (name.to_owned(), text(value))).into();
+    Node {
+        id: "sidecar~127.0.0.1~vm1.vms~vms".to_owned(),
+        metadata: Some(prost_types::Struct { fields }),
+        ..Default::default()
+    }
+}
+
+fn valid(status: &Value) -> bool {
+    status["identity"]["valid"] == true
+}
+
+fn trouble(status: &Value, room: &str) -> String {
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["room"] == room);
+    found.map(|condition| condition["what"].to_string()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_token_comes_first_and_the_certificate_afterwards() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({"identity": {"ttl": "6s"}}));
+    bed.until("certified", valid).await;
+    let mut seen = bed.mesh.seen();
+    let seen = seen.wait_for(|seen| seen.by_certificate >= 2).await.unwrap().clone();
+    assert_eq!((seen.by_token, seen.refused), (1, 0));
+    assert_eq!(bed.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_restarted_agent_serves_its_kept_identity_while_istiod_is_away() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({}));
+    let first = bed.until("certified", valid).await["identity"]["serial"].clone();
+    assert_eq!(bed.stop().await, 0);
+    bed.mesh.go_away().await.unwrap();
+    bed.run(json!({}));
+    let again = bed.until("certified again", valid).await;
+    assert_eq!(
+        (&again["identity"]["serial"], &again["identity"]["renewal"]["restored"]),
+        (&first, &json!(true))
+    );
+    let mut sds =
+        SecretDiscoveryServiceClient::new(channel(&bed.path("run/vm-agent/sds.sock")).await);
+    let asked = vm_agent::proto::discovery::DiscoveryRequest {
+        resource_names: vec!["default".to_owned()],
+        ..Default::default()
+    };
+    assert_eq!(sds.fetch_secrets(asked).await.unwrap().into_inner().resources.len(), 1);
+}
+
+#[tokio::test]
+async fn whatever_the_authority_does_wrong_is_refused_said_and_healed() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({"identity": {"ttl": "8s"}}));
+    let first = bed.until("certified", valid).await["identity"]["serial"].clone();
+    for (fault, words) in [
+        (Fault::OtherIdentity, "is for spiffe://cluster.local/ns/vms/sa/client-other"),
+        (Fault::Rubbish, "there is no certificate"),
+        (Fault::UntrustedRoot, "leads to no trusted root"),
+        (Fault::Refuse, "Unauthenticated"),
+    ] {
+        bed.mesh.set_fault(fault);
+        let status = bed.until(words, |status| trouble(status, "identity").contains(words)).await;
+        assert_eq!(status["identity"]["renewal"]["issued"], 1, "{fault:?}");
+        assert_eq!(status["identity"]["serial"], first, "the old one is kept");
+    }
+    bed.mesh.set_fault(Fault::None);
+    bed.write_token("istio-ca", 3600);
+    let healed =
+        bed.until("healed", |status| valid(status) && trouble(status, "identity").is_empty()).await;
+    assert_ne!(healed["identity"]["serial"], first);
+}
+
+#[tokio::test]
+async fn istiod_away_at_the_start_is_said_and_found_when_it_comes() {
+    let mut bed = Bed::new().await;
+    bed.mesh.go_away().await.unwrap();
+    bed.run(json!({}));
+    let status = bed
+        .until("troubled", |status| trouble(status, "identity").contains("cannot connect"))
+        .await;
+    assert_eq!((status["phase"].as_str(), valid(&status)), (Some("certifying"), false));
+    bed.mesh.come_back().await.unwrap();
+    bed.until("certified", valid).await;
+}
+
+#[tokio::test]
+async fn an_expired_token_is_never_sent_and_a_new_one_is_found() {
+    let mut bed = Bed::new().await;
+    bed.write_token("istio-ca", 0);
+    bed.run(json!({}));
+    bed.until("troubled", |status| trouble(status, "identity").contains("expired at")).await;
+    assert_eq!(bed.mesh.seen().borrow().refused, 0);
+    bed.write_token("istio-ca", 3600);
+    bed.until("certified", valid).await;
+}
+
+#[tokio::test]
+async fn a_proxys_stream_registers_the_machine_and_survives_istiods_absence() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({}));
+    bed.until("certified", valid).await;
+    let _proxy = bed.proxy("client").await;
+    bed.until("registered", |status| status["registration"]["registered"] == true).await;
+    assert_eq!(bed.mesh.entry("vms/client-127.0.0.1").unwrap()["spec"]["serviceAccount"], "client");
+    let mut seen = bed.mesh.seen();
+    seen.wait_for(|seen| seen.acks > 0).await.unwrap();
+    bed.mesh.go_away().await.unwrap();
+    let away = bed.until("away", |status| !trouble(status, "control-plane").is_empty()).await;
+    assert_eq!(away["registration"]["registered"], true, "nobody took the entry away");
+    bed.mesh.come_back().await.unwrap();
+    // The proxy's stream is ended once istiod is there again; a real one comes back by itself.
+    let _proxy = bed.proxy("client").await;
+    bed.until("connected", |status| status["control_plane"]["phase"] == "connected").await;
+}
+
+#[tokio::test]
+async fn a_missing_group_and_a_wrong_account_are_said_with_istiods_words() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({}));
+    bed.until("certified", valid).await;
+    let proxy = bed.proxy("admin").await;
+    bed.until("refused", |status| {
+        trouble(status, "control-plane").contains("authorization failed")
+    })
+    .await;
+    drop(proxy);
+    let mut other = Bed::new().await;
+    other.mesh = Mesh::start().await.unwrap();
+    std::fs::write(other.path("etc/vm-agent/root-cert.pem"), other.mesh.root_pem()).unwrap();
+    other.write_token("istio-ca", 3600);
+    other.run(json!({}));
+    other.until("certified", valid).await;
+    let _proxy = other.proxy("client").await;
+    let status = other
+        .until("refused", |status| {
+            trouble(status, "registration").contains("cannot find WorkloadGroup")
+        })
+        .await;
+    assert!(status.to_string().contains("Create the WorkloadGroup"), "and what to do");
+    other.mesh.add_group("vms/client");
+    other.until("registered", |status| status["registration"]["registered"] == true).await;
+}
+
+#[tokio::test]
+async fn our_own_entry_is_applied_before_istiod_is_asked_and_removed_on_stop() {
+    let mut bed = Bed::new().await;
+    let token =
+        bed.mesh.token("vms", "client", "https://kubernetes.default.svc", Duration::from_secs(600));
+    std::fs::write(bed.path("kube-token"), token).unwrap();
+    let registration = json!({"registration": {"mode": "kubernetes", "removeOnStop": true, "kubernetes": {
+        "server": format!("https://localhost:{}", bed.mesh.kube_address().port()),
+        "caFile": bed.path("etc/vm-agent/root-cert.pem"), "tokenFile": bed.path("kube-token")}}});
+    bed.run(registration);
+    let refused = bed
+        .until("refused", |status| trouble(status, "registration").contains("is forbidden"))
+        .await;
+    assert!(refused.to_string().contains("a Role with verbs"));
+    let _proxy = bed.proxy("client").await;
+    assert_eq!(bed.mesh.seen().borrow().streams, 0, "istiod waits for the entry");
+    bed.mesh.grant("vms", "client");
+    bed.until("registered", |status| status["registration"]["registered"] == true).await;
+    assert_eq!(bed.mesh.entry("vms/vm1").unwrap()["spec"]["address"], "127.0.0.1");
+    bed.mesh.seen().wait_for(|seen| seen.streams > 0).await.unwrap();
+    assert_eq!(bed.stop().await, 0);
+    assert_eq!(bed.mesh.entry("vms/vm1"), None);
+}
+
+#[tokio::test]
+async fn a_stopped_agent_leaves_no_process_and_no_socket() {
+    let mut bed = Bed::new().await;
+    bed.run(json!({}));
+    let status =
+        bed.until("started", |status| valid(status) && status["proxy"]["pid"].is_u64()).await;
+    assert_eq!(bed.stop().await, 0);
+    assert!(!Path::new(&format!("/proc/{}", status["proxy"]["pid"])).exists());
+    assert!(!bed.path("run/vm-agent").exists());
+}
