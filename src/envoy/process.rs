@@ -61,7 +61,7 @@ impl Process {
     /// Ends it: first politely, after `limit` not.
     pub(super) async fn end(mut self, limit: Duration) {
         if let Ok(pid) = i32::try_from(self.pid) {
-            drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
         if timeout(limit, self.child.wait()).await.is_err() {
             tracing::warn!(pid = self.pid, "The proxy did not end in time; killing it.");

@@ -300,7 +300,7 @@ impl Supervisor {
         });
         tracing::info!("The proxy has stopped.");
         // Whoever asked may have given up waiting.
-        drop(done.send(()));
+        done.send(()).ok();
     }
 }
 
