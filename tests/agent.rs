@@ -286,6 +286,16 @@ async fn istiod_away_at_the_start_is_said_and_found_when_it_comes() {
 }
 
 #[tokio::test]
+async fn an_istiod_that_hangs_is_said_and_left_again_when_it_answers() {
+    let mut bed = Bed::new().await;
+    bed.mesh.set_fault(Fault::Hang);
+    bed.run(json!({}));
+    bed.until("troubled", |status| trouble(status, "identity").contains("did not answer")).await;
+    bed.mesh.set_fault(Fault::None);
+    bed.until("certified", valid).await;
+}
+
+#[tokio::test]
 async fn an_expired_token_is_never_sent_and_a_new_one_is_found() {
     let mut bed = Bed::new().await;
     bed.write_token("istio-ca", 0);
