@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/istio"))
 
-from lab import BIN, PEERS, Lab, until  # noqa: E402
+from lab import BIN, CONTROL_PLANE, PEERS, Lab, until  # noqa: E402
 from vm import Vm  # noqa: E402
 
 RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
@@ -90,7 +90,11 @@ def measure(lab, vm, agent):
             times.setdefault("ready", time.monotonic() - started)
         return len(times) == 2
 
-    until("ready with a certificate", seen, limit=60, pause=0.005)
+    try:
+        until("ready with a certificate", seen, limit=60, pause=0.005)
+    except AssertionError:
+        print(lab.log(f"{vm.name}.log")[-2000:], lab.log("pilot.log")[-2000:], file=sys.stderr)
+        raise
     time.sleep(REST)
     resident, proportional, anonymous = memory(process.pid)
     lab.stop(process)
@@ -115,7 +119,8 @@ def main():
     try:
         lab.up()
         lab.story()
-        lab.vm("vm1", "10.99.0.11")
+        # pilot-agent has to resolve istiod's name.
+        lab.vm("vm1", "10.99.0.11", hosts=f"{CONTROL_PLANE} istiod.istio-system.svc\n")
         vm = Vm(lab, "vm1", "10.99.0.11", "client")
         for name in ("envoy", "pilot-agent"):
             os.link(BIN / name, lab.directory / name) if os.stat(BIN).st_dev == os.stat(lab.directory).st_dev else subprocess.run(["cp", BIN / name, lab.directory], check=True)
