@@ -82,7 +82,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
 fn start(directory: &Path) -> (Handle, Tasks) {
     let (tasks, _ends) = Tasks::new();
     let (supervisor, handle) =
-        Supervisor::new(config(directory, free_port()), None, clock::system(), tasks.clone());
+        Supervisor::new(config(directory, free_port()), clock::system(), tasks.clone());
     tasks.detached("proxy", supervisor.run());
     (handle, tasks)
 }
@@ -150,7 +150,7 @@ async fn an_envoy_that_refuses_its_bootstrap_is_a_trouble_with_its_words() {
     let mut wrong = config(directory.path(), free_port());
     wrong.bootstrap =
         serde_json::json!({"static_resources": {"listeners": [{"name": "no address"}]}});
-    let (supervisor, handle) = Supervisor::new(wrong, None, clock::system(), tasks.clone());
+    let (supervisor, handle) = Supervisor::new(wrong, clock::system(), tasks.clone());
     tasks.detached("proxy", supervisor.run());
     let mut state = handle.state();
     let what = state

@@ -73,11 +73,7 @@ impl Agent {
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
-    pub async fn start(
-        plan: Plan,
-        version: Option<String>,
-        clock: SharedClock,
-    ) -> Result<Self, StartError> {
+    pub async fn start(plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
@@ -93,8 +89,7 @@ impl Agent {
         let wanted = wanted(&registration, &workload);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
-        let (supervisor, proxy) =
-            Supervisor::new(envoy, version, Arc::clone(&clock), tasks.clone());
+        let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let (draining, is_draining) = watch::channel(false);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {

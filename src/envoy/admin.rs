@@ -45,6 +45,16 @@ impl Admin {
         Ok(Report { ready, config })
     }
 
+    /// Its version, such as `1.40.0`.
+    pub(super) async fn version(self) -> io::Result<String> {
+        let text = self.ask(Method::GET, "/server_info").await?;
+        let info: serde_json::Value = serde_json::from_str(&text)?;
+        // `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
+        let version = info.get("version").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let number = version.split('/').nth(1);
+        number.map(str::to_owned).ok_or_else(|| io::Error::other("it tells no version"))
+    }
+
     /// Stops taking connections, and tells clients to go elsewhere.
     pub(super) async fn drain(self) -> io::Result<()> {
         let path = "/drain_listeners?inboundonly&graceful&skip_exit";

@@ -89,16 +89,11 @@ enum Event {
 }
 
 impl Supervisor {
-    /// A supervisor and the way to it. `version` is shown in the state.
+    /// A supervisor and the way to it.
     #[must_use]
-    pub fn new(
-        config: Config,
-        version: Option<String>,
-        clock: SharedClock,
-        tasks: Tasks,
-    ) -> (Self, Handle) {
+    pub fn new(config: Config, clock: SharedClock, tasks: Tasks) -> (Self, Handle) {
         let (wish, wishes) = mpsc::channel(4);
-        let state = watch::Sender::new(ProxyState { version, ..ProxyState::default() });
+        let state = watch::Sender::new(ProxyState::default());
         let handle = Handle { wishes: wish, state: state.subscribe() };
         (Self { config, clock, tasks, wishes, state, deaths: 0 }, handle)
     }
@@ -192,6 +187,9 @@ impl Supervisor {
     /// Asks Envoy how it is; returns the pause until the next look.
     async fn look(&mut self, admin: Admin) -> Duration {
         let report = admin.report().await;
+        if report.is_ok() && self.state.borrow().version.is_none() {
+            self.learn_version(admin).await;
+        }
         let now = self.clock.now();
         let before = self.state.borrow().phase;
         let draining = before == ProxyPhase::Draining;
@@ -218,6 +216,14 @@ impl Supervisor {
             changed
         });
         if phase == ProxyPhase::Ready { LOOK_READY } else { LOOK_STARTING }
+    }
+
+    /// For people; asked while it waits for its configuration.
+    async fn learn_version(&self, admin: Admin) {
+        match admin.version().await {
+            Ok(version) => self.state.send_modify(|state| state.version = Some(version)),
+            Err(error) => tracing::debug!(%error, "The proxy tells no version."),
+        }
     }
 
     fn died(&mut self, how: &str, process: &Process) {

@@ -156,7 +156,7 @@ fn config(directory: &Path, script: &str) -> Config {
 
 fn supervise(config: Config) -> (Handle, Tasks) {
     let (tasks, _ends) = Tasks::new();
-    let (supervisor, handle) = Supervisor::new(config, None, clock::system(), tasks.clone());
+    let (supervisor, handle) = Supervisor::new(config, clock::system(), tasks.clone());
     tasks.spawn("proxy", supervisor.run());
     (handle, tasks)
 }
