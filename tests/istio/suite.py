@@ -169,7 +169,9 @@ class Kubernetes(Case):
         self.assertEqual(self.vm1.files(), [])
 
 
-class Renewal(Case):
+class Traffic(Case):
+    """What the tests with requests through the mesh share."""
+
     def capture(self):
         """Before anything connects: a rule that comes later would catch half-open connections."""
         for vm in ("vm1", "vm2"):
@@ -185,6 +187,8 @@ class Renewal(Case):
         until("the story works", lambda: call()[0] == 200, limit=30)
         return Load(call)
 
+
+class Renewal(Traffic):
     def test_ten_renewals_reach_envoy_and_no_request_is_refused(self):
         self.capture()
         life = ["--set", f"identity.ttl={SHORT_LIFE}s"]
@@ -228,6 +232,59 @@ class Renewal(Case):
                 until("the conditions are gone", lambda: not vm.status()["conditions"], limit=60)
         self.assertGreater(load.good, 10)
         self.assertEqual(load.bad, [])
+
+
+class Draining(Traffic):
+    def test_a_request_under_way_is_finished_before_the_agent_ends(self):
+        self.capture()
+        self.vm1.join()
+        self.vm2.join()
+        self.vm1.until_ready()
+        self.vm2.until_ready()
+        with self.traffic():
+            pass
+        arrived = LAB.directory / "arrived"
+        arrived.unlink(missing_ok=True)
+        LAB.start("vm2", sys.executable, "-c", SLOW_SERVER, arrived, log="slow.log")
+        until("the slow server listens", lambda: LAB.run("vm2", "curl", "-s", "127.0.0.1:9081/quick", check=False).returncode == 0)
+        found = []
+        asking = threading.Thread(target=lambda: found.append(LAB.curl("vm1", "-H", "Host: slow.internal.com", "http://240.1.2.4/slow")))
+        LAB.apply(SLOW_SERVICE)
+        until("the slow service is known", lambda: LAB.curl("vm1", "-H", "Host: slow.internal.com", "http://240.1.2.4/quick")[0] == 200, limit=30)
+        asking.start()
+        until("the request has arrived", arrived.exists)
+        self.assertEqual(self.vm2.stop(), 0)
+        asking.join(30)
+        self.assertEqual([code for code, _ in found], [200], self.vm2.log()[-2000:])
+
+
+SLOW_SERVER = """
+import http.server, pathlib, sys, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/slow":
+            pathlib.Path(sys.argv[1]).touch()
+            time.sleep(2)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+http.server.ThreadingHTTPServer(("0.0.0.0", 9081), Handler).serve_forever()
+"""
+
+SLOW_SERVICE = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: slow, namespace: vms}
+spec:
+  hosts: [slow.internal.com]
+  addresses: [240.1.2.4]
+  location: MESH_INTERNAL
+  ports: [{number: 80, name: http-slow, protocol: HTTP, targetPort: 9081}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: details-legacy}}
+"""
 
 
 class Load:
