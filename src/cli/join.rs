@@ -93,7 +93,7 @@ fn document(
             document.set(&at, file.into(), &source.origin(&[]));
         }
     }
-    settings::add_flags(&mut document, overrides)?;
+    settings::add_environment_and_flags(&mut document, overrides)?;
     Ok(document)
 }
 

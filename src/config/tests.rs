@@ -46,7 +46,7 @@ fn all_problems_are_told_at_once_with_line_field_and_expectation() {
         ("config.yaml:8", "identity.ttl"),
         ("config.yaml:9", "identity.renewAt"),
         ("config.yaml:11", "status.port"),
-        ("config.yaml:13", "mehs.x"),
+        ("config.yaml:13", "mehs"),
         ("config.yaml:15", "capture.mode"),
     ] {
         assert!(told.contains(&expected), "{expected:?} is not in {told:?}");
@@ -59,6 +59,151 @@ fn a_misspelt_setting_gets_a_suggestion() {
     let problems =
         read("workload: {namespace: vms, group: g}\nidentity: {tll: 60s}\n").unwrap_err();
     assert!(problems.to_string().contains("did you mean identity.ttl?"), "{problems}");
+}
+
+#[test]
+fn each_wrong_value_is_told_with_what_was_expected() {
+    let cases = [
+        ("workload: {name: {a: b}}", "workload.name: found a map, expected a text"),
+        (
+            "workload: {address: [10.0.0.1]}",
+            "workload.address: found [\"10.0.0.1\"], expected a text",
+        ),
+        ("workload: {labels: app=x}", "workload.labels: found \"app=x\", expected a map"),
+        (
+            "workload: {labels: {version: 1.10}}",
+            "workload.labels.version: found 1.1, expected a text (in",
+        ),
+        ("workload: {labels: {app: [x]}}", "workload.labels.app: found [\"x\"], expected a text"),
+        ("workload: {ports: {http: 80.5}}", "workload.ports.http: found 80.5, expected"),
+        ("workload: {ports: {http: x}}", "workload.ports.http: found \"x\", expected a port"),
+        ("workload: {ports: {http: 70000}}", "workload.ports.http: 70000 is no port"),
+        ("workload: {instanceIps: [x]}", "workload.instanceIps: found \"x\", expected IP"),
+        ("workload: {network: a b}", "workload.network: "),
+        ("workload: {weight: -1}", "workload.weight: found -1, expected a number from 0"),
+        ("workload: 5", "workload: expected a map of settings"),
+        ("mesh: {proxyConfig: x}", "mesh.proxyConfig: found \"x\", expected a map"),
+        (
+            "mesh: {proxyConfig: {statusPort: x}}",
+            "mesh.proxyConfig.statusPort: found \"x\", expected a port",
+        ),
+        (
+            "mesh: {proxyConfig: {proxyMetadata: {A_TOKEN: [hidden]}}}",
+            "proxyMetadata: expected a map of texts",
+        ),
+        ("mesh: {discoveryAddress: istiod}", "mesh.discoveryAddress: \"istiod\" is no HOST:PORT"),
+        (
+            "mesh: {connectTo: '10.0.0.1:15012'}",
+            "mesh.connectTo: found \"10.0.0.1:15012\", expected a DNS",
+        ),
+        ("mesh: {clusterId: 'é'}", "mesh.clusterId: expected at most"),
+        ("identity: {ttl: 0s}", "identity.ttl: it is zero"),
+        ("identity: {ttl: 1000000h}", "identity.ttl: \"1000000h\" is too long"),
+        ("identity: {keyAlgorithm: dsa}", "identity.keyAlgorithm: "),
+        ("registration: {mode: auto}", "registration.mode: found \"auto\", expected istiod"),
+        (
+            "registration: {mode: kubernetes}",
+            "registration.kubernetes: registration.mode kubernetes needs",
+        ),
+        ("registration: {kubernetes: {kubeconfig: a, tokenFile: b}}", "both a kubeconfig and"),
+        (
+            "registration: {kubernetes: {server: 'http://k'}}",
+            "found \"http://k\", expected https://",
+        ),
+        (
+            "registration: {kubernetes: {server: 'https://u:hidden@k'}}",
+            "server: it holds a user name",
+        ),
+        ("proxy: {concurrency: 1.5}", "proxy.concurrency: found 1.5, expected a number"),
+        (
+            "proxy: {adminPort: 15020}",
+            "status.port: found 15020 for proxy.adminPort and status.port",
+        ),
+        ("status: {port: 15021}", "status.port: found 15021, which the proxy"),
+        (
+            "capture: {mode: iptables}",
+            "capture.mode: traffic capture (iptables) is not in this version",
+        ),
+        ("capture: {mode: on}", "capture.mode: found \"on\", expected nftables"),
+        ("dns: {enabled: yes}", "dns.enabled: found \"yes\", expected true or false"),
+        (
+            "identity: {renewJitter: 0.05, renewal: 0.5}",
+            "identity.renewal: there is no such setting",
+        ),
+        ("workload: {serviceaccount: x}", "did you mean workload.serviceAccount?"),
+        ("registration: {kubernetes: {sever: x}}", "did you mean registration.kubernetes.server?"),
+        (
+            "identiti: {ttl: 1h, renewAt: 0.5}",
+            "identiti: there is no such setting: did you mean identity?",
+        ),
+        ("x: {y: 1, z: 2}", "x: there is no such setting"),
+    ];
+    let good = "workload: {namespace: vms, group: g}\n";
+    for (yaml, words) in cases {
+        let problems = if yaml.starts_with("workload: {") {
+            read(&yaml.replace("workload: {", "workload: {namespace: vms, group: g, "))
+        } else if yaml.starts_with("workload") {
+            read(yaml)
+        } else {
+            read(&format!("{good}{yaml}\n"))
+        };
+        let problems = problems.expect_err(yaml);
+        let told = problems.to_string();
+        assert!(told.contains(words), "{yaml}: {told} does not contain {words}");
+        assert!(told.contains("config.yaml:"), "{yaml}: {told} names no line");
+        assert!(!told.contains("hidden"), "{told}");
+        assert!(yaml.starts_with("workload: 5") || problems.0.len() == 1, "{yaml}: {told}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_beside_what_is_wrong() {
+    let told = read("workload: {name: A b}\n").unwrap_err().to_string();
+    for words in ["workload.name: found", "workload.namespace: missing", "workload.group: missing"]
+    {
+        assert!(told.contains(words), "{told}");
+    }
+}
+
+#[test]
+fn durations_are_read_as_go_writes_them() {
+    let seconds = |text| duration(text).map(|duration| duration.as_secs_f64());
+    for (text, expected) in
+        [("24h0m0s", 86_400.0), ("1h30m", 5_400.0), ("500ms", 0.5), ("1.5h", 5_400.0)]
+    {
+        assert_eq!(seconds(text), Ok(expected), "{text}");
+    }
+    for text in ["", "60", "s", "-1s", "1h-5m", "1 h", "5y", "1h5", "inf s", "1e9h", "é", "87601h"]
+    {
+        assert!(seconds(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn settings_are_shown_with_their_line_and_without_secrets() {
+    let yaml = "workload:\n  namespace: vms\n  group: g\n  labels: {a: b}\nmesh:\n  metadata:\n    X_TOKEN: hidden\n";
+    let effective = read_all(yaml);
+    let shown = |setting: &str| {
+        let one = effective.iter().find(|one| one.setting == setting).unwrap();
+        (one.value.clone(), one.origin.rsplit('/').next().unwrap().to_owned())
+    };
+    assert_eq!(shown("workload.labels.a"), (json!("b"), "config.yaml:4".to_owned()));
+    assert_eq!(shown("mesh.metadata.X_TOKEN"), (json!("(masked)"), "config.yaml:7".to_owned()));
+    assert_eq!(shown("workload.ports"), (json!({}), "default".to_owned()));
+    assert!(!serde_json::to_string(&effective).unwrap().contains("hidden"));
+}
+
+fn read_all(yaml: &str) -> Vec<Effective> {
+    read(yaml).unwrap().effective
+}
+
+#[test]
+fn a_flag_reaches_below_an_empty_section() {
+    let mut document = Document::new();
+    document.add(&json!({"workload": null, "mesh": null}), &|_| "file".to_owned());
+    let path = ["workload", "namespace"].map(str::to_owned);
+    document.set(&path, json!("vms"), "--namespace");
+    assert_eq!(document.tree().pointer("/workload/namespace"), Some(&json!("vms")));
 }
 
 #[test]
