@@ -87,10 +87,10 @@ pub struct ProxyState {
     /// Starts after the first.
     pub restarts: u64,
     /// When this process was started, RFC 3339.
-    #[serde(serialize_with = "optional_rfc3339")]
+    #[serde(serialize_with = "clock::serialize_time")]
     pub started_at: Option<SystemTime>,
     /// Since when it is ready, RFC 3339.
-    #[serde(serialize_with = "optional_rfc3339")]
+    #[serde(serialize_with = "clock::serialize_time")]
     pub ready_since: Option<SystemTime>,
     /// What it took and refused of its configuration.
     pub config: ConfigCounts,
@@ -110,13 +110,6 @@ pub struct ConfigCounts {
     pub lds_updates: u64,
     /// Updates of either that it refused.
     pub rejected: u64,
-}
-
-fn optional_rfc3339<S: serde::Serializer>(
-    at: &Option<SystemTime>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    at.map(clock::rfc3339).serialize(to)
 }
 
 #[cfg(test)]

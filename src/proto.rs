@@ -8,6 +8,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::or_fun_call,
     clippy::too_many_lines,
     clippy::use_self,

@@ -54,7 +54,7 @@ pub struct RegistrationState {
     /// The entry stands: the same as the phase `registered`.
     pub registered: bool,
     /// Since when, RFC 3339.
-    #[serde(serialize_with = "optional_rfc3339")]
+    #[serde(serialize_with = "clock::serialize_time")]
     pub since: Option<SystemTime>,
     /// Why it does not stand.
     pub trouble: Option<Trouble>,
@@ -108,11 +108,4 @@ impl RegistrationState {
             _ => {}
         }
     }
-}
-
-fn optional_rfc3339<S: serde::Serializer>(
-    at: &Option<SystemTime>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    at.map(clock::rfc3339).serialize(to)
 }

@@ -64,7 +64,7 @@ pub struct RenewalState {
     /// Requests that failed, and answers that were refused.
     pub failures: u64,
     /// When it tries next, RFC 3339.
-    #[serde(serialize_with = "optional_rfc3339")]
+    #[serde(serialize_with = "clock::serialize_time")]
     pub next_attempt: Option<SystemTime>,
     /// Milliseconds that the last successful request took.
     pub last_latency_ms: Option<u64>,
@@ -74,13 +74,6 @@ pub struct RenewalState {
     pub trouble: Option<Trouble>,
     /// Why the identity could not be kept on disk.
     pub storage_trouble: Option<Trouble>,
-}
-
-fn optional_rfc3339<S: serde::Serializer>(
-    at: &Option<SystemTime>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    at.map(clock::rfc3339).serialize(to)
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ mod model;
 pub use admin::serve as serve_admin;
 pub use client::{AskError, ask, order};
 pub use http::{Config, serve};
-pub use model::{Board, Phase, SCHEMA, Snapshot, Timings};
+pub use model::{
+    Board, Condition, ControlPlaneView, IdentityView, Phase, SCHEMA, SdsView, Snapshot, Timings,
+    WorkloadView,
+};
 
 use std::sync::Arc;
 

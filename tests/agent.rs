@@ -11,7 +11,6 @@
 )]
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,11 +45,6 @@ impl Bed {
         std::fs::create_dir_all(bed.path("var/lib/vm-agent")).unwrap();
         std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
         bed.write_token("istio-ca", 3600);
-        // It never becomes ready; that needs the real one.
-        let envoy = bed.path("envoy");
-        std::fs::write(&envoy, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nexec sleep 600\n")
-            .unwrap();
-        std::fs::set_permissions(&envoy, std::fs::Permissions::from_mode(0o755)).unwrap();
         bed
     }
 
@@ -71,7 +65,7 @@ impl Bed {
             "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
             "credential": {"tokenFile": "istio-token"},
             "identity": {"ttl": "60s"},
-            "proxy": {"binary": self.path("envoy"), "terminationDrainDuration": "100ms", "adminPort": free()},
+            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free()},
             "status": {"address": "127.0.0.1", "port": free()},
         });
         for (section, values) in settings.as_object().unwrap() {
@@ -282,6 +276,16 @@ async fn istiod_away_at_the_start_is_said_and_found_when_it_comes() {
         .await;
     assert_eq!((status["phase"].as_str(), valid(&status)), (Some("certifying"), false));
     bed.mesh.come_back().await.unwrap();
+    bed.until("certified", valid).await;
+}
+
+#[tokio::test]
+async fn an_istiod_that_hangs_is_said_and_left_again_when_it_answers() {
+    let mut bed = Bed::new().await;
+    bed.mesh.set_fault(Fault::Hang);
+    bed.run(json!({}));
+    bed.until("troubled", |status| trouble(status, "identity").contains("did not answer")).await;
+    bed.mesh.set_fault(Fault::None);
     bed.until("certified", valid).await;
 }
 

@@ -25,9 +25,9 @@ pub(super) struct Chronicle {
 impl Chronicle {
     /// A chronicle, and the two things that it keeps.
     pub(super) fn new(
-        started: Instant,
         wanted: RegistrationState,
     ) -> (Self, watch::Receiver<RegistrationState>, watch::Receiver<Timings>) {
+        let started = Instant::now();
         let registration = watch::Sender::new(wanted);
         let timings = watch::Sender::new(Timings::default());
         let (registered, times) = (registration.subscribe(), timings.subscribe());

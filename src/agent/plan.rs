@@ -196,7 +196,7 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
     let (mode, name) = match wanted.mode {
         RegistrationMode::Istiod => {
             let ip = workload.instance_ips.first().copied();
-            let ip = ip.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+            let ip = ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
             let group = workload.group.as_deref().unwrap_or_default();
             (Mode::Istiod, auto_registered_name(group, ip, &workload.network))
         }

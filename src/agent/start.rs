@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, Plan};
+use super::{Agent, Plan, RegistrationPlan};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -26,6 +26,7 @@ use crate::registry::{Direct, RegistrationState};
 use crate::sds;
 use crate::secrets::{self, Vault};
 use crate::status::{self, Board, Desk};
+use crate::workload::Workload;
 use crate::xds;
 
 /// Why the agent did not start.
@@ -72,98 +73,96 @@ impl Agent {
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
-    pub async fn start(
-        plan: Plan,
-        version: Option<String>,
-        clock: SharedClock,
-    ) -> Result<Self, StartError> {
-        let started = Instant::now();
+    pub async fn start(plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
-        let vault = Vault::open(plan.secrets, Arc::clone(&clock));
+        let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca));
+        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
         let (admission, admitted) = watch::channel(false);
         let (health, healthy) = watch::channel(None);
-        let endpoint = plan.discovery.endpoint.to_string();
-        let relay = xds::relay(
-            xds::Config { peers: proxy_peers(&plan.envoy), name_table: false },
-            dialer(plan.discovery),
-            xds::Inputs { health: healthy, admission: admitted },
-            Arc::clone(&clock),
-            tasks.clone(),
-        );
-        let registration =
-            direct(plan.registration.kube, &plan.workload, plan.registration.force, &clock)?;
-        let wanted = RegistrationState::new(
-            plan.registration.mode,
-            plan.workload.id.namespace().to_string(),
-            plan.registration.name,
-        );
-        let counters = Arc::new(sds::Counters::default());
-        let secrets_for =
-            sds::Config { peers: proxy_peers(&plan.envoy), counters: Arc::clone(&counters) };
-        let (supervisor, proxy) =
-            Supervisor::new(plan.envoy, version, Arc::clone(&clock), tasks.clone());
+        let inputs = xds::Inputs { health: healthy, admission: admitted };
+        let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: false };
+        let line = dialer(plan.discovery.clone());
+        let relay = xds::relay(config, line, inputs, Arc::clone(&clock), tasks.clone());
+        let Plan { paths, workload, registration, envoy, discovery, .. } = plan;
+        let wanted = wanted(&registration, &workload);
+        let direct = direct(registration.kube, &workload, registration.force, &clock)?;
+        let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
+        let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let (draining, is_draining) = watch::channel(false);
-        let (chronicle, registered, timings) = Chronicle::new(started, wanted);
+        let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {
-            clock: Arc::clone(&clock),
-            started,
-            workload: plan.workload,
-            endpoint,
+            clock,
+            started: Instant::now(),
+            workload,
+            endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
             renewal: vault.renewal(),
             upstream: relay.state(),
             registration: registered,
             proxy: proxy.state(),
-            sds: counters,
+            sds: Arc::clone(&secrets_for.counters),
             draining: is_draining,
             timings,
         });
-        let (orders, taken) = mpsc::channel(ORDERS);
-        let desk = Desk { board: Arc::clone(&board), orders };
-        let stop = tasks.stop_signal();
-        tasks.critical(
-            "secrets",
-            sds::serve(doors.sds, secrets_for, vault.subscribe(), tasks.clone()),
-        );
+        let sds = sds::serve(doors.sds, secrets_for, vault.subscribe(), tasks.clone());
+        tasks.critical("secrets", sds);
         tasks.critical("relay", relay.serve(doors.xds));
-        tasks.critical("status", status::serve(doors.status, desk.clone(), stop.clone()));
-        let own = Peers::new(vec![nix::unistd::geteuid().as_raw()]);
-        tasks.critical("admin", status::serve_admin(doors.admin, own, desk, stop.clone()));
-        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop.clone())));
-        tasks.critical(
-            "chronicle",
-            never_ends(chronicle.run(
-                Arc::clone(&board),
-                registration.as_ref().map(|direct| direct.state()),
-                admission,
-                health,
-            )),
-        );
-        let registrar = tasks.child();
-        if let Some(direct) = &registration {
-            let (direct, stop) = (Arc::clone(direct), registrar.stop_signal());
-            registrar.critical("registration", never_ends(async move { direct.run(stop).await }));
-        }
+        let renewal = secrets::renew(vault, issuer, tasks.stop_signal());
+        tasks.critical("renewal", never_ends(renewal));
+        let registrar = register(&tasks, direct.as_ref());
+        let seen = direct.as_ref().map(|direct| direct.state());
+        let chronicle = chronicle.run(Arc::clone(&board), seen, admission, health);
+        tasks.critical("chronicle", never_ends(chronicle));
+        let orders = open_desk(&tasks, &board, doors.status, doors.admin);
         // Not a child of the group's stop: it ends last, by its own handle.
         tasks.detached("proxy", supervisor.run());
         Ok(Self {
-            paths: plan.paths,
+            paths,
             tasks,
             ends,
-            orders: taken,
+            orders,
             signals: doors.signals,
             board,
             proxy,
-            registration,
+            registration: direct,
             registrar,
-            remove_on_stop: plan.registration.remove_on_stop,
+            remove_on_stop: registration.remove_on_stop,
             draining,
             _lock: doors.lock,
         })
     }
+}
+
+/// The pages of status and administration, and the orders that arrive there.
+fn open_desk(
+    tasks: &Tasks,
+    board: &Arc<Board>,
+    status: TcpListener,
+    admin: UnixListener,
+) -> mpsc::Receiver<status::Order> {
+    let (orders, taken) = mpsc::channel(ORDERS);
+    let desk = Desk { board: Arc::clone(board), orders };
+    tasks.critical("status", status::serve(status, desk.clone(), tasks.stop_signal()));
+    let own = Peers::new(vec![nix::unistd::geteuid().as_raw()]);
+    tasks.critical("admin", status::serve_admin(admin, own, desk, tasks.stop_signal()));
+    taken
+}
+
+/// Keeps the WorkloadEntry, where that is ours to do.
+fn register(tasks: &Tasks, direct: Option<&Arc<Direct>>) -> Tasks {
+    let registrar = tasks.child();
+    if let Some(direct) = direct {
+        let (direct, stop) = (Arc::clone(direct), registrar.stop_signal());
+        registrar.critical("registration", never_ends(async move { direct.run(stop).await }));
+    }
+    registrar
+}
+
+fn wanted(registration: &RegistrationPlan, workload: &Workload) -> RegistrationState {
+    let namespace = workload.id.namespace().to_string();
+    RegistrationState::new(registration.mode, namespace, registration.name.clone())
 }
 
 async fn never_ends(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
@@ -173,7 +172,7 @@ async fn never_ends(task: impl Future<Output = ()>) -> Result<(), std::convert::
 
 fn direct(
     kube: Option<crate::kube::Config>,
-    workload: &crate::workload::Workload,
+    workload: &Workload,
     force: bool,
     clock: &SharedClock,
 ) -> Result<Option<Arc<Direct>>, StartError> {

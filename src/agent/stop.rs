@@ -49,10 +49,10 @@ impl Agent {
     async fn deregister(&self) {
         self.registrar.stop();
         // In the mode `istiod` the end of the stream is the deregistration.
-        if let Some(direct) = &self.registration {
-            if let Err(error) = direct.remove().await {
-                tracing::warn!(error = chain(&error), "The WorkloadEntry is still there.");
-            }
+        if let Some(direct) = &self.registration
+            && let Err(error) = direct.remove().await
+        {
+            tracing::warn!(error = chain(&error), "The WorkloadEntry is still there.");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -37,6 +38,14 @@ pub fn system() -> SharedClock {
 pub fn rfc3339(at: SystemTime) -> String {
     let whole = OffsetDateTime::from(at).replace_nanosecond(0);
     whole.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Writes an optional time as RFC 3339 text, for `serialize_with`.
+///
+/// # Errors
+/// The serialiser's own.
+pub fn serialize_time<S: Serializer>(at: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    at.map(rfc3339).serialize(to)
 }
 
 /// Seconds since the Unix epoch; 0 for a time before it.

@@ -68,7 +68,6 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
 ///
 /// # Errors
 /// When the directory cannot be written or the disk is full; the old file is then untouched.
-#[expect(clippy::disallowed_methods, reason = "the one place that writes files")]
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut file = tempfile::Builder::new()

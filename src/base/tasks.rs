@@ -57,7 +57,6 @@ impl Tasks {
     }
 
     /// Starts a task whose end, before the group stops, is reported as [`Ended`].
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn critical<E: Display>(
         &self,
         name: &'static str,
@@ -74,7 +73,6 @@ impl Tasks {
     }
 
     /// Starts a task that may end whenever it likes. It is dropped when the group stops.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
@@ -86,7 +84,6 @@ impl Tasks {
     }
 
     /// Starts a task that the group's stop does not touch: it ends by a handle of its own.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(async move {
             task.await;

@@ -12,7 +12,6 @@ use crate::agent::{Agent, Plan, PlanError, Reason, StartError, plan};
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
 use crate::config::{Loaded, Settings};
-use crate::envoy::version_of;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -51,9 +50,7 @@ pub(super) async fn start(global: &Global, settings: &Settings) -> Result<Agent,
             made => break made.map_err(plan_failure)?,
         }
     };
-    // The version is for people; a binary that does not run shows itself in the supervisor.
-    let version = version_of(&plan.envoy.binary).await.ok();
-    Agent::start(plan, version, clock).await.map_err(start_failure)
+    Agent::start(plan, clock).await.map_err(start_failure)
 }
 
 /// The plan for this host.

@@ -45,16 +45,28 @@ impl Admin {
         Ok(Report { ready, config })
     }
 
+    /// Its version, such as `1.40.0`.
+    pub(super) async fn version(self) -> io::Result<String> {
+        let text = self.ask(Method::GET, "/server_info").await?;
+        let info: serde_json::Value = serde_json::from_str(&text)?;
+        // `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
+        let version = info.get("version").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let number = version.split('/').nth(1);
+        number.map(str::to_owned).ok_or_else(|| io::Error::other("it tells no version"))
+    }
+
     /// Stops taking connections, and tells clients to go elsewhere.
     pub(super) async fn drain(self) -> io::Result<()> {
         let path = "/drain_listeners?inboundonly&graceful&skip_exit";
         self.ask(Method::POST, path).await.map(drop)
     }
 
-    /// Connections that are open.
+    /// Connections that are open, those to our own pages and to the admin interface apart.
+    ///
+    /// `server.total_connections` would not do: Envoy brings it up to date only every few seconds.
     pub(super) async fn connections(self) -> io::Result<u64> {
-        let text = self.ask(Method::GET, "/stats?filter=%5Eserver%5C.total_connections%24").await?;
-        stat(&text, "server.total_connections").ok_or_else(|| io::Error::other("no such statistic"))
+        let text = self.ask(Method::GET, "/stats?filter=downstream_cx_active%24").await?;
+        Ok(active_connections(&text))
     }
 
     async fn ask(self, method: Method, path: &str) -> io::Result<String> {
@@ -102,6 +114,19 @@ fn stat(text: &str, name: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// The sum over listeners; those of single workers count the same connections again.
+fn active_connections(text: &str) -> u64 {
+    let of_listener = |line: &str| {
+        let (name, value) = line.strip_prefix("listener.")?.split_once(": ")?;
+        let skipped = name.contains("_15021.")
+            || name.contains("_15090.")
+            || name.starts_with("admin.")
+            || name.contains(".worker_");
+        if skipped { None } else { value.trim().parse::<u64>().ok() }
+    };
+    text.lines().filter_map(of_listener).sum()
+}
+
 /// `^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$|…`
 const READINESS: &str = "/stats?filter=%5E%28cluster_manager%5C.cds%5C.update_success%7C\
 cluster_manager%5C.cds%5C.update_rejected%7Clistener_manager%5C.lds%5C.update_success%7C\
@@ -120,5 +145,14 @@ mod tests {
         let text = "server.state: 0\nserver.state_x: 7\n";
         assert_eq!(stat(text, "server.state"), Some(0));
         assert_eq!(stat(text, "server.stat"), None);
+    }
+
+    #[test]
+    fn only_connections_of_others_are_waited_for() {
+        let text = "listener.0.0.0.0_15006.downstream_cx_active: 2\n\
+            listener.0.0.0.0_15006.worker_0.downstream_cx_active: 2\n\
+            listener.0.0.0.0_15021.downstream_cx_active: 7\n\
+            listener.admin.downstream_cx_active: 1\nhttp.x.downstream_cx_active: 5\n";
+        assert_eq!(active_connections(text), 2);
     }
 }

@@ -42,7 +42,8 @@ impl Note {
         tracing::warn!(pid, "Ending the proxy of an earlier agent.");
         for (signal, limit) in [(Signal::SIGTERM, TERM_LIMIT), (Signal::SIGKILL, KILL_LIMIT)] {
             let Ok(raw) = i32::try_from(pid) else { return };
-            drop(kill(Pid::from_raw(raw), signal));
+            // It may have ended by itself meanwhile.
+            kill(Pid::from_raw(raw), signal).ok();
             let steps = limit.as_millis() / LOOK.as_millis();
             for _ in 0..steps {
                 if start_time(pid) != Some(started) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::AsyncRead;
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Config;
@@ -18,8 +20,9 @@ pub(super) struct Process {
     child: Child,
     /// Its number.
     pub(super) pid: u32,
-    /// What it said last.
-    pub(super) last_lines: LastLines,
+    last_lines: LastLines,
+    /// Each ends when an output has been read to its end.
+    outputs: Vec<oneshot::Receiver<()>>,
 }
 
 impl Process {
@@ -44,13 +47,14 @@ impl Process {
         let mut child = command.spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
         let last_lines = LastLines::default();
+        let mut outputs = Vec::new();
         if let Some(output) = child.stdout.take() {
-            tasks.spawn("envoy-stdout", forward(output, last_lines.clone()));
+            outputs.push(read(tasks, "envoy-stdout", output, last_lines.clone()));
         }
         if let Some(output) = child.stderr.take() {
-            tasks.spawn("envoy-stderr", forward(output, last_lines.clone()));
+            outputs.push(read(tasks, "envoy-stderr", output, last_lines.clone()));
         }
-        Ok(Self { child, pid, last_lines })
+        Ok(Self { child, pid, last_lines, outputs })
     }
 
     /// Waits for its end.
@@ -58,16 +62,38 @@ impl Process {
         self.child.wait().await
     }
 
+    /// What it said last, once all that it said has been read.
+    pub(super) async fn last_words(self) -> String {
+        let all = futures_util::future::join_all(self.outputs);
+        // A child of its own may keep the pipe open.
+        drop(timeout(READ_LIMIT, all).await);
+        self.last_lines.text()
+    }
+
     /// Ends it: first politely, after `limit` not.
     pub(super) async fn end(mut self, limit: Duration) {
         if let Ok(pid) = i32::try_from(self.pid) {
-            drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
         if timeout(limit, self.child.wait()).await.is_err() {
             tracing::warn!(pid = self.pid, "The proxy did not end in time; killing it.");
             drop(self.child.kill().await);
         }
     }
+}
+
+fn read(
+    tasks: &Tasks,
+    name: &'static str,
+    output: impl AsyncRead + Unpin + Send + 'static,
+    lines: LastLines,
+) -> oneshot::Receiver<()> {
+    let (done, ended) = oneshot::channel::<()>();
+    tasks.spawn(name, async move {
+        forward(output, lines).await;
+        drop(done);
+    });
+    ended
 }
 
 /// How a process ended, in words.
@@ -119,3 +145,5 @@ fn arguments(config: &Config) -> Vec<String> {
 
 /// The bootstrap's name in the working directory.
 pub(super) const BOOTSTRAP: &str = "envoy.json";
+/// What was said before the end is in the pipe already.
+const READ_LIMIT: Duration = Duration::from_millis(500);

@@ -65,6 +65,8 @@ impl Handle {
 enum SupervisionError {
     #[error("the proxy ended {times} times without getting ready ({how}): {words}")]
     Dies { times: u32, how: String, words: String },
+    #[error("the proxy's admin interface does not answer any more")]
+    Silent,
     #[error("cannot start the proxy")]
     Start(#[source] std::io::Error),
     #[error("cannot write the proxy's bootstrap")]
@@ -80,6 +82,8 @@ pub struct Supervisor {
     state: watch::Sender<ProxyState>,
     /// Ends in a row without having been ready.
     deaths: u32,
+    /// Looks in a row that were not answered.
+    silences: u32,
 }
 
 /// Why the watch over one process ended.
@@ -89,18 +93,13 @@ enum Event {
 }
 
 impl Supervisor {
-    /// A supervisor and the way to it. `version` is shown in the state.
+    /// A supervisor and the way to it.
     #[must_use]
-    pub fn new(
-        config: Config,
-        version: Option<String>,
-        clock: SharedClock,
-        tasks: Tasks,
-    ) -> (Self, Handle) {
+    pub fn new(config: Config, clock: SharedClock, tasks: Tasks) -> (Self, Handle) {
         let (wish, wishes) = mpsc::channel(4);
-        let state = watch::Sender::new(ProxyState { version, ..ProxyState::default() });
+        let state = watch::Sender::new(ProxyState::default());
         let handle = Handle { wishes: wish, state: state.subscribe() };
-        (Self { config, clock, tasks, wishes, state, deaths: 0 }, handle)
+        (Self { config, clock, tasks, wishes, state, deaths: 0, silences: 0 }, handle)
     }
 
     /// Keeps Envoy running until it is told to stop. An Envoy that ends is started again, at once
@@ -164,7 +163,7 @@ impl Supervisor {
             tokio::select! {
                 ended = process.ended() => {
                     let how = describe(&ended);
-                    self.died(&how, &process);
+                    self.died(&how, process).await;
                     return Event::Ended(how);
                 }
                 () = sleep_until(look_at) => look_at = Instant::now() + self.look(admin).await,
@@ -192,6 +191,9 @@ impl Supervisor {
     /// Asks Envoy how it is; returns the pause until the next look.
     async fn look(&mut self, admin: Admin) -> Duration {
         let report = admin.report().await;
+        if report.is_ok() && self.state.borrow().version.is_none() {
+            self.learn_version(admin).await;
+        }
         let now = self.clock.now();
         let before = self.state.borrow().phase;
         let draining = before == ProxyPhase::Draining;
@@ -202,6 +204,11 @@ impl Supervisor {
             // One slow answer is no reason to call a proxy that serves dead.
             Err(_) => before,
         };
+        self.silences = if report.is_ok() { 0 } else { self.silences.saturating_add(1) };
+        if phase == ProxyPhase::Ready && self.silences >= SILENT {
+            self.report(&SupervisionError::Silent);
+            return LOOK_READY;
+        }
         if phase == ProxyPhase::Ready {
             self.deaths = 0;
         }
@@ -220,7 +227,15 @@ impl Supervisor {
         if phase == ProxyPhase::Ready { LOOK_READY } else { LOOK_STARTING }
     }
 
-    fn died(&mut self, how: &str, process: &Process) {
+    /// For people; asked while it waits for its configuration.
+    async fn learn_version(&self, admin: Admin) {
+        match admin.version().await {
+            Ok(version) => self.state.send_modify(|state| state.version = Some(version)),
+            Err(error) => tracing::debug!(%error, "The proxy tells no version."),
+        }
+    }
+
+    async fn died(&mut self, how: &str, process: Process) {
         let was_ready = self.state.borrow().ready_since.is_some();
         self.deaths = if was_ready { 0 } else { self.deaths.saturating_add(1) };
         self.state.send_modify(|state| {
@@ -229,7 +244,7 @@ impl Supervisor {
             state.ready_since = None;
         });
         if self.deaths >= HOPELESS {
-            let (times, how, words) = (self.deaths, how.to_owned(), process.last_lines.text());
+            let (times, how, words) = (self.deaths, how.to_owned(), process.last_words().await);
             self.report(&SupervisionError::Dies { times, how, words });
         }
     }
@@ -300,7 +315,7 @@ impl Supervisor {
         });
         tracing::info!("The proxy has stopped.");
         // Whoever asked may have given up waiting.
-        drop(done.send(()));
+        done.send(()).ok();
     }
 }
 
@@ -313,6 +328,8 @@ fn fresh_backoff() -> Backoff {
 const STABLE: Duration = Duration::from_secs(60);
 /// After so many deaths in a row somebody is told.
 const HOPELESS: u32 = 3;
+/// After so many unanswered looks a proxy that was ready is not called so any more.
+const SILENT: u32 = 3;
 const LOOK_STARTING: Duration = Duration::from_millis(25);
 const LOOK_READY: Duration = Duration::from_secs(2);
 const LOOK_DRAINING: Duration = Duration::from_millis(200);

@@ -42,7 +42,9 @@ pub fn resolve_user(setting: Option<&str>) -> Result<Option<ProxyUser>, UserErro
     let uid: u32 = setting.parse().map_err(|_| UserError { found: setting.to_owned() })?;
     let account = User::from_uid(uid.into()).ok().flatten();
     let group = Group::from_gid(uid.into()).ok().flatten().map(|group| group.gid.as_raw());
-    Ok(Some(account.map_or(ProxyUser { uid, gid: group.unwrap_or(uid) }, |user| user_of(&user))))
+    Ok(Some(
+        account.map_or_else(|| ProxyUser { uid, gid: group.unwrap_or(uid) }, |user| user_of(&user)),
+    ))
 }
 
 fn user_of(user: &User) -> ProxyUser {

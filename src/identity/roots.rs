@@ -92,7 +92,7 @@ impl Roots {
             let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
             Some(certificate.subject().to_string())
         };
-        self.certificates.iter().filter_map(|der| subject(der)).collect()
+        self.certificates.iter().filter_map(subject).collect()
     }
 
     fn collect(certificates: Vec<CertificateDer<'static>>) -> Self {
@@ -102,7 +102,7 @@ impl Roots {
                 unique.push(certificate);
             }
         }
-        let pem: String = unique.iter().map(|der| certificate_pem(der)).collect();
+        let pem: String = unique.iter().map(AsRef::as_ref).map(certificate_pem).collect();
         Self { certificates: unique.into(), pem: pem.into() }
     }
 }

@@ -171,11 +171,7 @@ impl Reader<'_> {
             "exportDirectory": value("OUTPUT_CERTS").filter(|at| at.starts_with('/')),
             "keyAlgorithm": key_algorithm(variables),
         }));
-        let mut document = json!({"workload": workload, "mesh": prune(settings)});
-        if identity.as_object().is_some_and(|identity| !identity.is_empty()) {
-            document["identity"] = identity;
-        }
-        document
+        prune(json!({"workload": workload, "mesh": prune(settings), "identity": identity}))
     }
 
     fn labels(&mut self, variables: &Variables) -> Option<Value> {
@@ -227,10 +223,11 @@ fn key_algorithm(variables: &Variables) -> Option<String> {
     }
 }
 
-/// Without nulls and empty texts: what is not said is not a setting.
+/// Without nulls, empty texts and empty maps: what is not said is not a setting.
 fn prune(value: Value) -> Value {
     let Value::Object(map) = value else { return value };
-    let said = map.into_iter().filter(|(_, value)| !value.is_null() && value != "");
+    let nothing = |value: &Value| value.is_null() || value == "" || *value == json!({});
+    let said = map.into_iter().filter(|(_, value)| !nothing(value));
     Value::Object(said.collect())
 }
 

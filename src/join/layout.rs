@@ -29,9 +29,17 @@ pub struct Layout {
     /// Those of them that hold nothing but what the agent made.
     ours: Vec<PathBuf>,
     /// Files with what they held before; `None` for those that did not exist.
-    replaced: Vec<(PathBuf, Option<zeroize::Zeroizing<Vec<u8>>>, u32)>,
+    replaced: Vec<Replaced>,
     /// Whether anything is different from before.
     changed: bool,
+}
+
+/// A file that was placed, with what it held before.
+#[derive(Debug)]
+struct Replaced {
+    path: PathBuf,
+    before: Option<zeroize::Zeroizing<Vec<u8>>>,
+    mode: u32,
 }
 
 impl Layout {
@@ -58,7 +66,7 @@ impl Layout {
 
     /// Puts everything back as it was.
     pub fn undo(self) {
-        for (path, before, mode) in self.replaced.into_iter().rev() {
+        for Replaced { path, before, mode } in self.replaced.into_iter().rev() {
             let undone = match before {
                 Some(content) => fsio::replace(&path, &content, mode),
                 None => fsio::remove(&path),
@@ -100,10 +108,8 @@ impl Layout {
     }
 
     fn file(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-        if let Some(directory) = path.parent() {
-            if !directory.exists() {
-                self.directory(directory, 0o755)?;
-            }
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            self.directory(directory, 0o755)?;
         }
         let before = match fsio::read(path, KEPT_BYTES) {
             Ok(content) => Some(zeroize::Zeroizing::new(content)),
@@ -115,7 +121,7 @@ impl Layout {
         }
         fsio::replace(path, content, mode)?;
         self.changed = true;
-        self.replaced.push((path.to_owned(), before, mode));
+        self.replaced.push(Replaced { path: path.to_owned(), before, mode });
         Ok(())
     }
 }

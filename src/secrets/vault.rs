@@ -151,8 +151,8 @@ fn restore(config: &Config, clock: &SharedClock) -> Option<IssuedIdentity> {
         persist::Found::Unusable(why) => why,
         persist::Found::Identity(found) => {
             let (candidate, received_at, kept_roots) = *found;
-            let trust =
-                root_file(config).map_or(kept_roots.clone(), |roots| roots.union(&kept_roots));
+            let trust = root_file(config)
+                .map_or_else(|_| kept_roots.clone(), |roots| roots.union(&kept_roots));
             match IssuedIdentity::verify(candidate, &config.id, &trust, clock.now()) {
                 Ok(identity) => {
                     let identity = identity.with_received_at(received_at);

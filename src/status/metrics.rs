@@ -96,8 +96,8 @@ impl Page {
     fn labelled(&mut self, name: &str, help: &str, kind: &str, labels: &str, value: impl Display) {
         let heading = format!("# TYPE istio_agent_{name} {kind}\n");
         if !self.0.contains(&heading) {
-            drop(write!(self.0, "# HELP istio_agent_{name} {help}\n{heading}"));
+            write!(self.0, "# HELP istio_agent_{name} {help}\n{heading}").ok();
         }
-        drop(writeln!(self.0, "istio_agent_{name}{labels} {value}"));
+        writeln!(self.0, "istio_agent_{name}{labels} {value}").ok();
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::upstream::StreamError;
@@ -32,7 +32,7 @@ pub struct UpstreamState {
     /// Where the line stands.
     pub phase: Phase,
     /// Since when istiod has been responding on this stream.
-    #[serde(serialize_with = "as_rfc3339")]
+    #[serde(serialize_with = "clock::serialize_time")]
     pub connected_since: Option<SystemTime>,
     /// Connections to istiod that could be made.
     pub connections: u64,
@@ -168,11 +168,6 @@ fn entry<'a>(
         types.insert(type_url.to_owned(), TypeCount::default());
     }
     types.get_mut(type_url)
-}
-
-#[expect(clippy::ref_option, reason = "serde gives the field by reference")]
-fn as_rfc3339<S: Serializer>(at: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
-    at.map(clock::rfc3339).serialize(to)
 }
 
 /// Characters kept of Envoy's words: enough for a human, not for a whole dump.

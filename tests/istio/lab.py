@@ -207,9 +207,9 @@ class Lab:
 
     # --- VMs ---
 
-    def vm(self, name, ip):
+    def vm(self, name, ip, hosts=""):
         """An empty machine on the control plane's network. Its resolver answers nobody: names have to come from elsewhere."""
-        self._add_namespace(name, "", nameserver="127.0.0.53")
+        self._add_namespace(name, hosts, nameserver="127.0.0.53")
         peer = f"p{os.getpid() % 100000}{name}"[:15]
         subprocess.run(["ip", "link", "add", "eth0", "netns", self.namespace(name), "type", "veth", "peer", "name", peer,
                         "netns", self.namespace("cp")], check=True)

@@ -39,6 +39,8 @@ fn patterns(proxy: &ProxyConfig) -> Vec<Value> {
         patterns.push(json!({"safe_regex": {"regex": regex}}));
     }
     patterns.extend([json!({"prefix": "component"}), json!({"prefix": "istio"})]);
+    // A drain sees by it when nobody is connected any more.
+    patterns.push(json!({"suffix": "downstream_cx_active"}));
     patterns
 }
 

@@ -1,0 +1,55 @@
+# The only way anything is run here. `make help` lists what there is.
+SHELL := /bin/bash
+CARGO ?= cargo
+PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/peers)
+ARGS ?=
+export VM_AGENT_PEERS := $(PEERS)
+
+.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench gen build peers root
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: root peers build ## Watch two VMs join a real mesh, and clean up (minutes the first time; root)
+	@python3 tests/istio/demo.py $(ARGS)
+
+test: check test-unit test-hermetic test-envoy test-istio ## Run all tiers; peers are fetched and built as needed (root)
+	@echo "== all tiers passed: check, unit, hermetic, real Envoy, real control plane"
+
+check: ## Formatting and lints
+	@echo "== tier: check"
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --features devmesh -- -D warnings
+	$(CARGO) clippy --locked -- -D warnings
+
+test-unit: ## Unit tests, the architecture's rules, fresh generated code
+	@echo "== tier: unit"
+	$(CARGO) test --locked --features devmesh --lib --test architecture --test proto_bootstrap
+
+test-hermetic: ## The whole agent against fakes that speak the real protocols
+	@echo "== tier: hermetic (devmesh)"
+	$(CARGO) test --locked --features devmesh --test agent --test cli
+
+test-envoy: ## The agent's bootstrap and supervision with the real Envoy
+	@echo "== tier: real Envoy"
+	@tests/istio/peers.sh envoy
+	ENVOY=$(PEERS)/bin/envoy $(CARGO) test --locked --test envoy -- --ignored
+
+test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
+	@echo "== tier: real control plane"
+	python3 tests/istio/suite.py $(ARGS)
+
+bench: root peers build ## The agent beside the real pilot-agent: memory, time to certificate, time to ready (root)
+	python3 benches/compare.py $(ARGS)
+
+gen: ## Make the generated protocol code again
+	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap
+
+build: ## Build the agent for release
+	$(CARGO) build --locked --release
+
+peers:
+	@tests/istio/peers.sh
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "root is needed to make network namespaces: run it with sudo" >&2; exit 1; }
