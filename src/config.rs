@@ -22,7 +22,8 @@ pub use sections::{
     Workload,
 };
 pub use yaml::{
-    MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value, write as write_yaml,
+    Lines, MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value,
+    parse_with_lines as parse_yaml_with_lines, write as write_yaml,
 };
 
 use crate::base::fsio;

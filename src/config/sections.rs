@@ -153,7 +153,10 @@ fn check_ports(
         }
     }
     if admin == status.listen.port() {
-        reader.wrong("status.port", format!("found {admin} for {both}: they must differ"));
+        let all = ["status.port", "proxy.adminPort", "mesh.proxyConfig.statusPort"];
+        let said = all.into_iter().find(|setting| reader.is_set(setting));
+        let what = format!("found {admin} for {both}: they must differ");
+        reader.wrong(said.unwrap_or("mesh.proxyConfig.proxyAdminPort"), what);
     }
 }
 

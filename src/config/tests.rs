@@ -101,10 +101,7 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         ("identity: {ttl: 1000000h}", "identity.ttl: \"1000000h\" is too long"),
         ("identity: {keyAlgorithm: dsa}", "identity.keyAlgorithm: "),
         ("registration: {mode: auto}", "registration.mode: found \"auto\", expected istiod"),
-        (
-            "registration: {mode: kubernetes}",
-            "registration.kubernetes: registration.mode kubernetes needs",
-        ),
+        ("registration: {mode: kubernetes}", "registration.mode: kubernetes needs --kubeconfig"),
         ("registration: {kubernetes: {kubeconfig: a, tokenFile: b}}", "both a kubeconfig and"),
         (
             "registration: {kubernetes: {server: 'http://k'}}",
@@ -117,7 +114,7 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         ("proxy: {concurrency: 1.5}", "proxy.concurrency: found 1.5, expected a number"),
         (
             "proxy: {adminPort: 15020}",
-            "status.port: found 15020 for proxy.adminPort and status.port",
+            "proxy.adminPort: found 15020 for proxy.adminPort and status.port",
         ),
         ("status: {port: 15021}", "status.port: found 15021, which the proxy"),
         (
@@ -204,6 +201,74 @@ fn a_flag_reaches_below_an_empty_section() {
     let path = ["workload", "namespace"].map(str::to_owned);
     document.set(&path, json!("vms"), "--namespace");
     assert_eq!(document.tree().pointer("/workload/namespace"), Some(&json!("vms")));
+}
+
+/// As istioctl writes it.
+const MESH_YAML: &str = "defaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  \
+    proxyMetadata:\n    CANONICAL_SERVICE: client\n    ISTIO_META_DNS_CAPTURE: \"true\"\n    \
+    POD_NAMESPACE: vms\n    SERVICE_ACCOUNT: client\n    TRUST_DOMAIN: cluster.local\n";
+
+fn read_source(cluster_env: &str, mesh_yaml: &str) -> Result<(Document, Loaded), Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+    write("cluster.env", cluster_env);
+    write("mesh.yaml", mesh_yaml);
+    let key = rcgen::KeyPair::generate().unwrap();
+    write("root-cert.pem", &rcgen::CertificateParams::default().self_signed(&key).unwrap().pem());
+    let source = crate::join::read_directory(directory.path(), parse_yaml_with_lines)?;
+    let mut document = Document::new();
+    document.add(&source.document, &|path| source.origin(path));
+    let loaded = load(&document, &Paths::new(directory.path()))?;
+    Ok((document, loaded))
+}
+
+#[test]
+fn a_join_source_becomes_settings_and_a_file_that_reads_back_the_same() {
+    let cluster_env = "ISTIO_METAJSON_LABELS='{\"app\":\"client\",\"version\":\"1.10\"}'\n\
+        ISTIO_META_AUTO_REGISTER_GROUP='client'\nPOD_NAMESPACE='vms'\nSERVICE_ACCOUNT='client'\n\
+        SECRET_TTL='24h0m0s'\n";
+    let (document, loaded) = read_source(cluster_env, MESH_YAML).unwrap();
+    assert_eq!(loaded.settings.workload.labels["version"], "1.10");
+    assert_eq!(loaded.settings.identity.ttl, Duration::from_secs(86_400));
+    assert_eq!(loaded.settings.mesh.proxy_config.metadata["ISTIO_META_DNS_CAPTURE"], "true");
+    let again = read(&write_yaml(&document.tree()).unwrap()).unwrap().settings;
+    assert_eq!(again.workload, loaded.settings.workload);
+    assert_eq!(again.mesh.proxy_config, loaded.settings.mesh.proxy_config);
+    assert_eq!(again.mesh.metadata, loaded.settings.mesh.metadata);
+}
+
+#[test]
+fn a_wrong_value_of_a_join_source_is_told_with_its_line_there() {
+    let cluster_env = "ISTIO_META_AUTO_REGISTER_GROUP=G\nPOD_NAMESPACE=vms\nSERVICE_ACCOUNT=client\n\
+        SECRET_TTL=1y\n";
+    let mesh_yaml = format!("{MESH_YAML}  statusPort: x\n");
+    let told = read_source(cluster_env, &mesh_yaml).unwrap_err().to_string();
+    for place in [
+        "cluster.env:1: workload.group",
+        "cluster.env:4: identity.ttl",
+        "mesh.yaml:9: mesh.proxyConfig.statusPort",
+    ] {
+        assert!(told.contains(place), "{told}");
+    }
+}
+
+#[test]
+fn a_mesh_file_that_was_cut_off_anywhere_is_refused() {
+    let cluster_env = "ISTIO_META_AUTO_REGISTER_GROUP=g\nPOD_NAMESPACE=vms\nSERVICE_ACCOUNT=client\n\
+        TRUST_DOMAIN=cluster.local\n";
+    read_source(cluster_env, MESH_YAML).unwrap();
+    // Only the end of the last line may be missing.
+    for end in 0..MESH_YAML.len() - 1 {
+        // A cut between two lines leaves a shorter whole file, which nobody can tell from one.
+        let whole = MESH_YAML[..end].ends_with('\n') && end > "defaultConfig:\n".len();
+        if !whole {
+            assert!(
+                read_source(cluster_env, &MESH_YAML[..end]).is_err(),
+                "{:?}",
+                &MESH_YAML[..end]
+            );
+        }
+    }
 }
 
 #[test]

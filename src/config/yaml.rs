@@ -15,7 +15,7 @@ use crate::base::problem::Problem;
 pub const MAX_BYTES: u64 = 1 << 20;
 
 /// The line of each key, from 1, by its path.
-pub(super) type Lines = BTreeMap<Vec<String>, u64>;
+pub type Lines = BTreeMap<Vec<String>, u64>;
 
 /// Parses YAML (so JSON too). An empty text is an empty map.
 ///
@@ -41,7 +41,7 @@ pub fn parse_value(text: &str, origin: &str) -> Result<Value, Problem> {
 ///
 /// # Errors
 /// As [`parse`].
-pub(super) fn parse_with_lines(text: &str, origin: &str) -> Result<(Value, Lines), Problem> {
+pub fn parse_with_lines(text: &str, origin: &str) -> Result<(Value, Lines), Problem> {
     if text.len() as u64 > MAX_BYTES {
         let what = format!("it is larger than {MAX_BYTES} bytes");
         return Err(Problem::new(origin, "", what));

@@ -99,9 +99,9 @@ fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Ku
             Some(Kubernetes::Parts { server, ca_file: at(ca_file), token_file: at(token_file) })
         }
         _ if needed => {
-            let what = "registration.mode kubernetes needs --kubeconfig FILE, or --kube-server URL, \
-                        --kube-ca FILE and --kube-token-file FILE";
-            reader.wrong("registration.kubernetes", what.to_owned());
+            let what = "kubernetes needs --kubeconfig FILE, or --kube-server URL, --kube-ca FILE \
+                        and --kube-token-file FILE (registration.kubernetes)";
+            reader.wrong("registration.mode", what.to_owned());
             None
         }
         _ => None,
