@@ -52,14 +52,14 @@ impl Reader<'_> {
     fn workload(&mut self, facts: &Facts, settings: &mut Settings) {
         let fact = |name: &str| facts.variables.get(name).filter(|fact| !fact.value.is_empty());
         let (namespace, scripts) = (fact("POD_NAMESPACE"), fact("ISTIO_NAMESPACE"));
-        if let (Some(one), Some(other)) = (namespace, scripts) {
-            if one.value != other.value {
-                let what = format!(
-                    "found {:?}, but ISTIO_NAMESPACE of {} says {:?}",
-                    one.value, other.origin, other.value
-                );
-                self.wrong(&one.origin, "POD_NAMESPACE", what);
-            }
+        if let (Some(one), Some(other)) = (namespace, scripts)
+            && one.value != other.value
+        {
+            let what = format!(
+                "found {:?}, but ISTIO_NAMESPACE of {} says {:?}",
+                one.value, other.origin, other.value
+            );
+            self.wrong(&one.origin, "POD_NAMESPACE", what);
         }
         settings.put_fact("workload", "name", fact("POD_NAME"));
         settings.put_fact("workload", "namespace", namespace.or(scripts));
