@@ -20,7 +20,7 @@ pub(super) fn unknown_name(path: &[String], known: &[Vec<String>]) -> (String, S
     let near = candidates
         .filter_map(|known| Some((known.get(shared)?, known)))
         .map(|(candidate, known)| (distance(candidate, name), known))
-        .filter(|(edits, _)| *edits <= (name.chars().count() / 3).max(1))
+        .filter(|(edits, _)| *edits <= (name.chars().count() / 2).clamp(1, 3))
         .min_by_key(|(edits, _)| *edits);
     let what = near
         .and_then(|(_, known)| known.get(..until))

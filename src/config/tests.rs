@@ -134,6 +134,8 @@ fn each_wrong_value_is_told_with_what_was_expected() {
             "identiti: there is no such setting: did you mean identity?",
         ),
         ("x: {y: 1, z: 2}", "x: there is no such setting"),
+        ("mehs: {x: 1}", "mehs: there is no such setting: did you mean mesh?"),
+        ("status: {prot: 1}", "did you mean status.port?"),
     ];
     let good = "workload: {namespace: vms, group: g}\n";
     for (yaml, words) in cases {
