@@ -2,15 +2,19 @@
 //! once. It reads one file and starts nothing.
 
 mod document;
-mod lines;
+mod environment;
+mod names;
 mod paths;
 mod reader;
+mod secret;
 mod sections;
 mod yaml;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use document::Document;
+pub use environment::add as add_environment;
 pub use paths::Paths;
 pub use reader::Effective;
 pub use sections::{
@@ -18,7 +22,8 @@ pub use sections::{
     Workload,
 };
 pub use yaml::{
-    MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value, write as write_yaml,
+    Lines, MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value,
+    parse_with_lines as parse_yaml_with_lines, write as write_yaml,
 };
 
 use crate::base::fsio;
@@ -58,24 +63,48 @@ pub fn add_file(document: &mut Document, path: &Path) -> Result<(), Problems> {
     let text = fsio::read_text(path, MAX_BYTES).map_err(|error| {
         Problems(vec![Problem::new(&*origin, "", crate::base::trouble::chain(&error))])
     })?;
-    let value = yaml::parse(&text, &origin).map_err(|problem| Problems(vec![problem]))?;
+    let (value, lines) =
+        yaml::parse_with_lines(&text, &origin).map_err(|problem| Problems(vec![problem]))?;
     if !value.is_object() {
         let what = "found no settings: expected a map of sections such as `workload:`";
         return Err(Problems(vec![Problem::new(origin, "", what)]));
     }
-    document.add(&value, &|path| lines::origin(&origin, &text, path));
+    document.add(&value, &|path| match lines.get(path) {
+        Some(line) => format!("{origin}:{line}"),
+        None => origin.clone(),
+    });
     Ok(())
 }
 
-/// Parses a duration as settings write it: `60s`, `500ms`, `24h`, `1.5h`.
+/// Parses a duration as settings and Go write it: `60s`, `500ms`, `24h`, `1.5h`, `1h30m`; at most
+/// ten years.
 ///
 /// # Errors
 /// With what was found and what is expected.
-pub fn duration(text: &str) -> Result<std::time::Duration, String> {
-    crate::workload::parse_duration(text).ok_or_else(|| {
-        format!("{text:?} is no duration: expected a number with a unit, such as 60s or 24h")
-    })
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{text:?} is no duration: expected a number with a unit, such as 60s or 24h");
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    loop {
+        let unit = rest.find(|letter: char| letter.is_ascii_alphabetic()).ok_or_else(wrong)?;
+        let tail = rest.get(unit..).unwrap_or_default();
+        let end = tail.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (part, tail) = rest.split_at(unit.saturating_add(end));
+        let part = crate::workload::parse_duration(part);
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        if tail.is_empty() {
+            break;
+        }
+        rest = tail;
+    }
+    if total > LONGEST {
+        return Err(format!("{text:?} is too long: expected at most ten years (87600h)"));
+    }
+    Ok(total)
 }
+
+/// Nothing of ours lasts longer, and sums with the time of day stay far from their end.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ mod istioctl;
 mod layout;
 mod shell;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -21,6 +22,8 @@ pub struct Source {
     pub directory: PathBuf,
     /// Settings, in the form of `config.yaml`.
     pub document: Value,
+    /// Where each of them, or the section around it, stands.
+    pub origins: BTreeMap<Vec<String>, String>,
     /// The mesh's roots, PEM.
     pub root_pem: Option<String>,
     /// The token.
@@ -30,16 +33,15 @@ pub struct Source {
 }
 
 impl Source {
-    /// The file that a setting came from.
+    /// Where a setting came from: `FILE:LINE` where that is known. An empty path is the token.
     #[must_use]
     pub fn origin(&self, setting: &[String]) -> String {
-        let setting: Vec<&str> = setting.iter().map(String::as_str).collect();
-        let file = match setting.as_slice() {
-            ["mesh", "connectTo", ..] => "hosts",
-            ["mesh", "discoveryAddress" | "proxyConfig", ..] => "mesh.yaml",
-            [] => "istio-token",
-            _ => "cluster.env",
-        };
-        self.directory.join(file).display().to_string()
+        if setting.is_empty() {
+            return self.directory.join("istio-token").display().to_string();
+        }
+        let known = (1..=setting.len())
+            .rev()
+            .find_map(|length| self.origins.get(setting.get(..length).unwrap_or_default()));
+        known.cloned().unwrap_or_else(|| self.directory.display().to_string())
     }
 }

@@ -70,7 +70,7 @@ fn read_source(source: Option<&Path>, progress: &mut Progress) -> Result<Option<
             "SOURCE is the directory that `istioctl x workload entry configure -o DIR` wrote";
         return Err(Failure::from(Problems(vec![problem])).hint(hint.to_owned()));
     }
-    let source = read_directory(path, config::parse_yaml)?;
+    let source = read_directory(path, config::parse_yaml_with_lines)?;
     for warning in &source.warnings {
         progress.warn(&warning.to_string());
     }
@@ -93,7 +93,7 @@ fn document(
             document.set(&at, file.into(), &source.origin(&[]));
         }
     }
-    settings::add_flags(&mut document, overrides)?;
+    settings::add_environment_and_flags(&mut document, overrides)?;
     Ok(document)
 }
 

@@ -23,15 +23,19 @@ pub(super) fn from_file(global: &Global, overrides: &Overrides) -> Result<Docume
         let hint = (!path.exists()).then(|| "join first: `vm-agent join DIR`".to_owned());
         Failure::from(problems).hint(hint)
     })?;
-    add_flags(&mut document, overrides)?;
+    add_environment_and_flags(&mut document, overrides)?;
     Ok(document)
 }
 
-/// Puts the flags over a document.
+/// Puts the environment, and the flags over it, over a document.
 ///
 /// # Errors
 /// When a flag's text has a wrong form.
-pub(super) fn add_flags(document: &mut Document, overrides: &Overrides) -> Result<(), Failure> {
+pub(super) fn add_environment_and_flags(
+    document: &mut Document,
+    overrides: &Overrides,
+) -> Result<(), Failure> {
+    config::add_environment(document, std::env::vars_os())?;
     let wrong = |what: String| Failure::new(Exit::Usage, anyhow::anyhow!(what));
     for flag in overrides.settings().map_err(wrong)? {
         let value = if flag.literal {

@@ -29,8 +29,11 @@ impl Document {
         self.add_below(&mut Vec::new(), tree, origin);
     }
 
-    /// Sets one value.
+    /// Sets one value. A plain value that stands where the path leads through is replaced.
     pub fn set(&mut self, path: &[String], value: Value, origin: &str) {
+        for length in 0..path.len() {
+            self.leaves.remove(path.get(..length).unwrap_or_default());
+        }
         self.add_below(&mut path.to_vec(), &value, &|_| origin.to_owned());
     }
 

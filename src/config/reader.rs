@@ -1,6 +1,6 @@
 //! Reads typed settings out of a document: what is wrong is collected, what is read is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::document::{Document, Leaf};
+use super::names::unknown_name;
+use super::secret;
 use crate::base::problem::Problem;
 
 /// A setting as it counts, and where it came from.
@@ -53,12 +55,7 @@ impl<'a> Reader<'a> {
 
     /// A text; an empty one, or none, is the default, and an empty default is `None`.
     pub(super) fn text(&mut self, setting: &str, default: &str) -> Option<String> {
-        let value = self.take(setting, Value::from(default), "a text", |value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(flag) => Some(flag.to_string()),
-            _ => None,
-        })?;
+        let value = self.take(setting, Value::from(default), TEXT, plain_text)?;
         if value.is_empty() && !default.is_empty() {
             return Some(default.to_owned());
         }
@@ -122,32 +119,28 @@ impl<'a> Reader<'a> {
 
     /// A map of names to plain values, as texts. Each value keeps its own origin.
     pub(super) fn map(&mut self, setting: &str) -> BTreeMap<String, String> {
-        let at = path_of(setting);
-        self.known.push(at.clone());
+        let at = self.whole_map(setting);
         let mut map = BTreeMap::new();
         let leaves: Vec<_> =
             self.document.below(&at).map(|(path, leaf)| (path.clone(), leaf.clone())).collect();
         for (path, leaf) in leaves {
             let name = path.get(at.len()..).unwrap_or_default().join(".");
-            let value = match &leaf.value {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                Value::Bool(flag) => flag.to_string(),
-                _ => {
-                    self.wrong_at(&path, &leaf, "expected a text".to_owned());
-                    continue;
-                }
-            };
-            self.show(&path.join("."), leaf.value.clone(), &leaf.origin);
-            map.insert(name, value);
+            // What a higher layer sets to null is not set.
+            if leaf.value.is_null() {
+                continue;
+            }
+            match plain_text(&leaf.value) {
+                Some(value) => drop(map.insert(name, value)),
+                None => self.unlike(&path, &leaf, TEXT),
+            }
+            self.show(&path.join("."), leaf.value, &leaf.origin);
         }
         map
     }
 
     /// A tree that is not ours to understand.
     pub(super) fn tree(&mut self, setting: &str) -> Map<String, Value> {
-        let at = path_of(setting);
-        self.known.push(at.clone());
+        let at = self.whole_map(setting);
         let mut tree = Document::new();
         let leaves: Vec<_> =
             self.document.below(&at).map(|(path, leaf)| (path.clone(), leaf.clone())).collect();
@@ -164,7 +157,8 @@ impl<'a> Reader<'a> {
     /// Reports a setting's value as wrong.
     pub(super) fn wrong(&mut self, setting: &str, what: String) {
         let at = path_of(setting);
-        match self.document.leaf(&at).cloned() {
+        let inside = self.document.below(&at).next().map(|(_, leaf)| leaf);
+        match self.document.leaf(&at).or(inside).cloned() {
             Some(leaf) => self.wrong_at(&at, &leaf, what),
             None => self.problems.push(Problem::new("configuration", setting, what)),
         }
@@ -189,27 +183,34 @@ impl<'a> Reader<'a> {
             .filter(|(path, _)| !is_known(path))
             .map(|(path, leaf)| (path.clone(), leaf.clone()))
             .collect();
+        let mut told = BTreeSet::new();
         for (path, leaf) in unknown {
             // An empty section says nothing wrong.
             if leaf.value.is_null() || leaf.value.as_object().is_some_and(Map::is_empty) {
                 continue;
             }
-            let name = path.join(".");
-            let near = self.known.iter().map(|known| known.join("."));
-            let near = near
-                .min_by_key(|known| distance(known, &name))
-                .filter(|known| distance(known, &name) <= 3);
-            let hint = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
-            self.problems.push(Problem::new(
-                leaf.origin,
-                name,
-                format!("there is no such setting{hint}"),
-            ));
+            // A section is told once, not for each of its settings.
+            let (at, what) = unknown_name(&path, &self.known);
+            if told.insert(at.clone()) {
+                self.problems.push(Problem::new(leaf.origin, at, what));
+            }
         }
     }
 
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Effective>) {
         (self.problems, self.effective)
+    }
+
+    /// The paths of all settings that were asked for.
+    pub(super) fn into_known(self) -> Vec<Vec<String>> {
+        self.known
+    }
+
+    /// Whether a layer says something of a setting.
+    pub(super) fn is_set(&self, setting: &str) -> bool {
+        let at = path_of(setting);
+        self.document.leaf(&at).is_some_and(|leaf| !leaf.value.is_null())
+            || self.document.below(&at).next().is_some()
     }
 
     pub(super) fn has_problems(&self) -> bool {
@@ -225,6 +226,12 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let at = path_of(setting);
         self.known.push(at.clone());
+        let inside =
+            self.document.below(&at).next().map(|(path, leaf)| (path.clone(), leaf.clone()));
+        if let Some((_, leaf)) = inside {
+            self.wrong_at(&at, &leaf, format!("found a map, expected {expected}"));
+            return None;
+        }
         let leaf = self.document.leaf(&at).filter(|leaf| !leaf.value.is_null()).cloned();
         let Some(leaf) = leaf else {
             let value = read(&default);
@@ -233,11 +240,32 @@ impl<'a> Reader<'a> {
         };
         let value = read(&leaf.value);
         if value.is_none() {
-            let found: String = leaf.value.to_string().chars().take(100).collect();
-            self.wrong_at(&at, &leaf, format!("found {found}, expected {expected}"));
+            self.unlike(&at, &leaf, expected);
         }
         self.show(setting, leaf.value, &leaf.origin);
         value
+    }
+
+    /// Where a map's entries begin; a plain value in its place is a problem.
+    fn whole_map(&mut self, setting: &str) -> Vec<String> {
+        let at = path_of(setting);
+        self.known.push(at.clone());
+        let leaf = self.document.leaf(&at).cloned();
+        let empty = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+        match leaf.filter(|leaf| !empty(&leaf.value)) {
+            Some(leaf) => self.unlike(&at, &leaf, "a map"),
+            None if self.document.below(&at).next().is_none() => {
+                self.show(setting, Value::Object(Map::new()), "default");
+            }
+            None => {}
+        }
+        at
+    }
+
+    fn unlike(&mut self, at: &[String], leaf: &Leaf, expected: &str) {
+        let found = secret::masked(at, &leaf.value).to_string();
+        let found: String = found.chars().take(100).collect();
+        self.wrong_at(at, leaf, format!("found {found}, expected {expected}"));
     }
 
     fn wrong_at(&mut self, at: &[String], leaf: &Leaf, what: String) {
@@ -245,8 +273,9 @@ impl<'a> Reader<'a> {
     }
 
     fn show(&mut self, setting: &str, value: Value, origin: &str) {
-        let origin = origin.to_owned();
-        self.effective.push(Effective { setting: setting.to_owned(), value, origin });
+        let (setting, origin) = (setting.to_owned(), origin.to_owned());
+        let value = secret::masked(&path_of(&setting), &value);
+        self.effective.push(Effective { setting, value, origin });
     }
 }
 
@@ -254,21 +283,15 @@ fn path_of(setting: &str) -> Vec<String> {
     setting.split('.').map(str::to_owned).collect()
 }
 
-/// Edits between two short names (Levenshtein).
-fn distance(one: &str, two: &str) -> usize {
-    let two: Vec<char> = two.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=two.len()).collect();
-    for (i, a) in one.chars().take(100).enumerate() {
-        let mut diagonal = i;
-        let mut left = i.saturating_add(1);
-        let mut next = vec![left];
-        for (b, &up) in two.iter().zip(row.iter().skip(1)) {
-            let change = diagonal.saturating_add(usize::from(a != *b));
-            left = change.min(left.saturating_add(1)).min(up.saturating_add(1));
-            diagonal = up;
-            next.push(left);
-        }
-        row = next;
+/// A value as text where it has one spelling only: `1.10` and `1.1` are the same number, so such
+/// a one must be in quotes.
+fn plain_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
     }
-    row.last().copied().unwrap_or_default()
 }
+
+const TEXT: &str = "a text (in quotes if it looks like something else)";

@@ -70,14 +70,14 @@ impl Settings {
         read_later_sections(reader);
         let status = read_status(reader, mesh.as_ref());
         let log = read_log(reader);
-        if let (Some(workload), Some(registration)) = (&workload, &registration) {
-            let needs_group = registration.mode == RegistrationMode::Istiod;
-            if needs_group && workload.group.is_none() {
-                let what = "missing: the WorkloadGroup that istiod registers this machine into \
-                            (or set registration.mode to kubernetes or none)";
-                reader.wrong("workload.group", what.to_owned());
-            }
+        let needs_group =
+            registration.as_ref().map(|one| one.mode) == Some(RegistrationMode::Istiod);
+        if needs_group && !reader.is_set("workload.group") {
+            let what = "missing: the WorkloadGroup that istiod registers this machine into \
+                        (or set registration.mode to kubernetes or none)";
+            reader.wrong("workload.group", what.to_owned());
         }
+        check_ports(reader, mesh.as_ref(), proxy.as_ref(), status.as_ref());
         if reader.has_problems() {
             return None;
         }
@@ -135,6 +135,33 @@ fn read_log(reader: &mut Reader<'_>) -> Log {
     }
     Log { json: format == "json", level }
 }
+
+/// Two servers of ours on one port would fail at the start, with less clear words.
+fn check_ports(
+    reader: &mut Reader<'_>,
+    mesh: Option<&Mesh>,
+    proxy: Option<&Proxy>,
+    status: Option<&Status>,
+) {
+    let (Some(mesh), Some(proxy), Some(status)) = (mesh, proxy, status) else { return };
+    let admin = proxy.admin_port.unwrap_or(mesh.proxy_config.admin_port);
+    let both = "proxy.adminPort and status.port";
+    for (setting, port) in [("proxy.adminPort", admin), ("status.port", status.listen.port())] {
+        if ENVOY_PORTS.contains(&port) {
+            let what = format!("found {port}, which the proxy listens on for its own status");
+            reader.wrong(setting, what);
+        }
+    }
+    if admin == status.listen.port() {
+        let all = ["status.port", "proxy.adminPort", "mesh.proxyConfig.statusPort"];
+        let said = all.into_iter().find(|setting| reader.is_set(setting));
+        let what = format!("found {admin} for {both}: they must differ");
+        reader.wrong(said.unwrap_or("mesh.proxyConfig.proxyAdminPort"), what);
+    }
+}
+
+/// Envoy's readiness and Prometheus listeners, and those that istiod configures it with.
+const ENVOY_PORTS: [u16; 4] = [15_001, 15_006, 15_021, 15_090];
 
 /// A relative path of a setting means one below the directory that it belongs to.
 fn below(directory: &Path, path: &Path) -> PathBuf {

@@ -46,7 +46,7 @@ fn all_problems_are_told_at_once_with_line_field_and_expectation() {
         ("config.yaml:8", "identity.ttl"),
         ("config.yaml:9", "identity.renewAt"),
         ("config.yaml:11", "status.port"),
-        ("config.yaml:13", "mehs.x"),
+        ("config.yaml:13", "mehs"),
         ("config.yaml:15", "capture.mode"),
     ] {
         assert!(told.contains(&expected), "{expected:?} is not in {told:?}");
@@ -59,6 +59,218 @@ fn a_misspelt_setting_gets_a_suggestion() {
     let problems =
         read("workload: {namespace: vms, group: g}\nidentity: {tll: 60s}\n").unwrap_err();
     assert!(problems.to_string().contains("did you mean identity.ttl?"), "{problems}");
+}
+
+#[test]
+fn each_wrong_value_is_told_with_what_was_expected() {
+    let cases = [
+        ("workload: {name: {a: b}}", "workload.name: found a map, expected a text"),
+        (
+            "workload: {address: [10.0.0.1]}",
+            "workload.address: found [\"10.0.0.1\"], expected a text",
+        ),
+        ("workload: {labels: app=x}", "workload.labels: found \"app=x\", expected a map"),
+        (
+            "workload: {labels: {version: 1.10}}",
+            "workload.labels.version: found 1.1, expected a text (in",
+        ),
+        ("workload: {labels: {app: [x]}}", "workload.labels.app: found [\"x\"], expected a text"),
+        ("workload: {ports: {http: 80.5}}", "workload.ports.http: found 80.5, expected"),
+        ("workload: {ports: {http: x}}", "workload.ports.http: found \"x\", expected a port"),
+        ("workload: {ports: {http: 70000}}", "workload.ports.http: 70000 is no port"),
+        ("workload: {instanceIps: [x]}", "workload.instanceIps: found \"x\", expected IP"),
+        ("workload: {network: a b}", "workload.network: "),
+        ("workload: {weight: -1}", "workload.weight: found -1, expected a number from 0"),
+        ("workload: 5", "workload: expected a map of settings"),
+        ("mesh: {proxyConfig: x}", "mesh.proxyConfig: found \"x\", expected a map"),
+        (
+            "mesh: {proxyConfig: {statusPort: x}}",
+            "mesh.proxyConfig.statusPort: found \"x\", expected a port",
+        ),
+        (
+            "mesh: {proxyConfig: {proxyMetadata: {A_TOKEN: [hidden]}}}",
+            "proxyMetadata: expected a map of texts",
+        ),
+        ("mesh: {discoveryAddress: istiod}", "mesh.discoveryAddress: \"istiod\" is no HOST:PORT"),
+        (
+            "mesh: {connectTo: '10.0.0.1:15012'}",
+            "mesh.connectTo: found \"10.0.0.1:15012\", expected a DNS",
+        ),
+        ("mesh: {clusterId: 'é'}", "mesh.clusterId: expected at most"),
+        ("identity: {ttl: 0s}", "identity.ttl: it is zero"),
+        ("identity: {ttl: 1000000h}", "identity.ttl: \"1000000h\" is too long"),
+        ("identity: {keyAlgorithm: dsa}", "identity.keyAlgorithm: "),
+        ("registration: {mode: auto}", "registration.mode: found \"auto\", expected istiod"),
+        ("registration: {mode: kubernetes}", "registration.mode: kubernetes needs --kubeconfig"),
+        ("registration: {kubernetes: {kubeconfig: a, tokenFile: b}}", "both a kubeconfig and"),
+        (
+            "registration: {kubernetes: {server: 'http://k'}}",
+            "found \"http://k\", expected https://",
+        ),
+        (
+            "registration: {kubernetes: {server: 'https://u:hidden@k'}}",
+            "server: it holds a user name",
+        ),
+        ("proxy: {concurrency: 1.5}", "proxy.concurrency: found 1.5, expected a number"),
+        (
+            "proxy: {adminPort: 15020}",
+            "proxy.adminPort: found 15020 for proxy.adminPort and status.port",
+        ),
+        ("status: {port: 15021}", "status.port: found 15021, which the proxy"),
+        (
+            "capture: {mode: iptables}",
+            "capture.mode: traffic capture (iptables) is not in this version",
+        ),
+        ("capture: {mode: on}", "capture.mode: found \"on\", expected nftables"),
+        ("dns: {enabled: yes}", "dns.enabled: found \"yes\", expected true or false"),
+        (
+            "identity: {renewJitter: 0.05, renewal: 0.5}",
+            "identity.renewal: there is no such setting",
+        ),
+        ("workload: {serviceaccount: x}", "did you mean workload.serviceAccount?"),
+        ("registration: {kubernetes: {sever: x}}", "did you mean registration.kubernetes.server?"),
+        (
+            "identiti: {ttl: 1h, renewAt: 0.5}",
+            "identiti: there is no such setting: did you mean identity?",
+        ),
+        ("x: {y: 1, z: 2}", "x: there is no such setting"),
+        ("mehs: {x: 1}", "mehs: there is no such setting: did you mean mesh?"),
+        ("status: {prot: 1}", "did you mean status.port?"),
+    ];
+    let good = "workload: {namespace: vms, group: g}\n";
+    for (yaml, words) in cases {
+        let problems = if yaml.starts_with("workload: {") {
+            read(&yaml.replace("workload: {", "workload: {namespace: vms, group: g, "))
+        } else if yaml.starts_with("workload") {
+            read(yaml)
+        } else {
+            read(&format!("{good}{yaml}\n"))
+        };
+        let problems = problems.expect_err(yaml);
+        let told = problems.to_string();
+        assert!(told.contains(words), "{yaml}: {told} does not contain {words}");
+        assert!(told.contains("config.yaml:"), "{yaml}: {told} names no line");
+        assert!(!told.contains("hidden"), "{told}");
+        assert!(yaml.starts_with("workload: 5") || problems.0.len() == 1, "{yaml}: {told}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_beside_what_is_wrong() {
+    let told = read("workload: {name: A b}\n").unwrap_err().to_string();
+    for words in ["workload.name: found", "workload.namespace: missing", "workload.group: missing"]
+    {
+        assert!(told.contains(words), "{told}");
+    }
+}
+
+#[test]
+fn durations_are_read_as_go_writes_them() {
+    let seconds = |text| duration(text).map(|duration| duration.as_secs_f64());
+    for (text, expected) in
+        [("24h0m0s", 86_400.0), ("1h30m", 5_400.0), ("500ms", 0.5), ("1.5h", 5_400.0)]
+    {
+        assert_eq!(seconds(text), Ok(expected), "{text}");
+    }
+    for text in ["", "60", "s", "-1s", "1h-5m", "1 h", "5y", "1h5", "inf s", "1e9h", "é", "87601h"]
+    {
+        assert!(seconds(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn settings_are_shown_with_their_line_and_without_secrets() {
+    let yaml = "workload:\n  namespace: vms\n  group: g\n  labels: {a: b}\nmesh:\n  metadata:\n    X_TOKEN: hidden\n";
+    let effective = read_all(yaml);
+    let shown = |setting: &str| {
+        let one = effective.iter().find(|one| one.setting == setting).unwrap();
+        (one.value.clone(), one.origin.rsplit('/').next().unwrap().to_owned())
+    };
+    assert_eq!(shown("workload.labels.a"), (json!("b"), "config.yaml:4".to_owned()));
+    assert_eq!(shown("mesh.metadata.X_TOKEN"), (json!("(masked)"), "config.yaml:7".to_owned()));
+    assert_eq!(shown("workload.ports"), (json!({}), "default".to_owned()));
+    assert!(!serde_json::to_string(&effective).unwrap().contains("hidden"));
+}
+
+fn read_all(yaml: &str) -> Vec<Effective> {
+    read(yaml).unwrap().effective
+}
+
+#[test]
+fn a_flag_reaches_below_an_empty_section() {
+    let mut document = Document::new();
+    document.add(&json!({"workload": null, "mesh": null}), &|_| "file".to_owned());
+    let path = ["workload", "namespace"].map(str::to_owned);
+    document.set(&path, json!("vms"), "--namespace");
+    assert_eq!(document.tree().pointer("/workload/namespace"), Some(&json!("vms")));
+}
+
+/// As istioctl writes it.
+const MESH_YAML: &str = "defaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  \
+    proxyMetadata:\n    CANONICAL_SERVICE: client\n    ISTIO_META_DNS_CAPTURE: \"true\"\n    \
+    POD_NAMESPACE: vms\n    SERVICE_ACCOUNT: client\n    TRUST_DOMAIN: cluster.local\n";
+
+fn read_source(cluster_env: &str, mesh_yaml: &str) -> Result<(Document, Loaded), Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+    write("cluster.env", cluster_env);
+    write("mesh.yaml", mesh_yaml);
+    let key = rcgen::KeyPair::generate().unwrap();
+    write("root-cert.pem", &rcgen::CertificateParams::default().self_signed(&key).unwrap().pem());
+    let source = crate::join::read_directory(directory.path(), parse_yaml_with_lines)?;
+    let mut document = Document::new();
+    document.add(&source.document, &|path| source.origin(path));
+    let loaded = load(&document, &Paths::new(directory.path()))?;
+    Ok((document, loaded))
+}
+
+#[test]
+fn a_join_source_becomes_settings_and_a_file_that_reads_back_the_same() {
+    let cluster_env = "ISTIO_METAJSON_LABELS='{\"app\":\"client\",\"version\":\"1.10\"}'\n\
+        ISTIO_META_AUTO_REGISTER_GROUP='client'\nPOD_NAMESPACE='vms'\nSERVICE_ACCOUNT='client'\n\
+        SECRET_TTL='24h0m0s'\n";
+    let (document, loaded) = read_source(cluster_env, MESH_YAML).unwrap();
+    assert_eq!(loaded.settings.workload.labels["version"], "1.10");
+    assert_eq!(loaded.settings.identity.ttl, Duration::from_secs(86_400));
+    assert_eq!(loaded.settings.mesh.proxy_config.metadata["ISTIO_META_DNS_CAPTURE"], "true");
+    let again = read(&write_yaml(&document.tree()).unwrap()).unwrap().settings;
+    assert_eq!(again.workload, loaded.settings.workload);
+    assert_eq!(again.mesh.proxy_config, loaded.settings.mesh.proxy_config);
+    assert_eq!(again.mesh.metadata, loaded.settings.mesh.metadata);
+}
+
+#[test]
+fn a_wrong_value_of_a_join_source_is_told_with_its_line_there() {
+    let cluster_env = "ISTIO_META_AUTO_REGISTER_GROUP=G\nPOD_NAMESPACE=vms\nSERVICE_ACCOUNT=client\n\
+        SECRET_TTL=1y\n";
+    let mesh_yaml = format!("{MESH_YAML}  statusPort: x\n");
+    let told = read_source(cluster_env, &mesh_yaml).unwrap_err().to_string();
+    for place in [
+        "cluster.env:1: workload.group",
+        "cluster.env:4: identity.ttl",
+        "mesh.yaml:9: mesh.proxyConfig.statusPort",
+    ] {
+        assert!(told.contains(place), "{told}");
+    }
+}
+
+#[test]
+fn a_mesh_file_that_was_cut_off_anywhere_is_refused() {
+    let cluster_env = "ISTIO_META_AUTO_REGISTER_GROUP=g\nPOD_NAMESPACE=vms\nSERVICE_ACCOUNT=client\n\
+        TRUST_DOMAIN=cluster.local\n";
+    read_source(cluster_env, MESH_YAML).unwrap();
+    // Only the end of the last line may be missing.
+    for end in 0..MESH_YAML.len() - 1 {
+        // A cut between two lines leaves a shorter whole file, which nobody can tell from one.
+        let whole = MESH_YAML[..end].ends_with('\n') && end > "defaultConfig:\n".len();
+        if !whole {
+            assert!(
+                read_source(cluster_env, &MESH_YAML[..end]).is_err(),
+                "{:?}",
+                &MESH_YAML[..end]
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,18 +1,24 @@
 //! The directory that `istioctl x workload entry configure` writes, translated into our settings
-//! (Istio `istioctl/pkg/workload/workload.go`).
+//! (Istio `istioctl/pkg/workload/workload.go`). It reads five files and changes nothing.
+
+mod keys;
+mod translate;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use secrecy::SecretString;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Source;
-use super::shell;
+use super::shell::{self, Variable};
 use crate::base::fsio;
 use crate::base::problem::{Problem, Problems};
 use crate::base::trouble::chain;
 use crate::identity::Roots;
+
+/// A parsed YAML text and the line of each of its keys.
+type Yaml = (Value, BTreeMap<Vec<String>, u64>);
 
 /// Reads the directory.
 ///
@@ -20,17 +26,19 @@ use crate::identity::Roots;
 /// With everything that is wrong with its files.
 pub fn read_directory(
     directory: &Path,
-    parse_yaml: impl Fn(&str, &str) -> Result<Value, Problem>,
+    parse_yaml: impl Fn(&str, &str) -> Result<Yaml, Problem>,
 ) -> Result<Source, Problems> {
     let mut reader = Reader { directory, problems: Vec::new(), warnings: Vec::new() };
-    let mesh = reader.mesh(parse_yaml);
-    let variables = reader.variables(&mesh);
+    let environment = reader.environment();
+    let mesh = reader.mesh(&parse_yaml);
+    let facts = reader.facts(mesh, environment, &parse_yaml);
     let root_pem = reader.roots();
     let token = reader.text("istio-token", true).map(|text| SecretString::from(text.trim()));
-    let document = reader.document(mesh, &variables);
+    let hosts = reader.text("hosts", true);
+    let (document, origins) = reader.document(&facts, hosts.as_deref());
     if reader.problems.is_empty() {
-        let directory = directory.to_owned();
-        Ok(Source { directory, document, root_pem, token, warnings: reader.warnings })
+        let (directory, warnings) = (directory.to_owned(), reader.warnings);
+        Ok(Source { directory, document, origins, root_pem, token, warnings })
     } else {
         Err(Problems(reader.problems))
     }
@@ -43,15 +51,48 @@ struct Reader<'a> {
 }
 
 /// A value and where it stands.
-type Variables = BTreeMap<String, (String, String)>;
+struct Fact {
+    value: String,
+    origin: String,
+}
+
+/// What the two files say, the environment over the mesh's file.
+struct Facts {
+    /// Istio's ProxyConfig.
+    proxy_config: Map<String, Value>,
+    /// Where each part of it stands.
+    places: BTreeMap<Vec<String>, String>,
+    /// Its `proxyMetadata`, and the variables over it.
+    variables: BTreeMap<String, Fact>,
+}
+
+/// `mesh.yaml`, read.
+#[derive(Default)]
+struct MeshFile {
+    config: Map<String, Value>,
+    places: BTreeMap<Vec<String>, String>,
+    /// Its last line has no end.
+    open_end: bool,
+}
+
+/// `cluster.env`, read.
+#[derive(Default)]
+struct Environment {
+    variables: Vec<Variable>,
+    open_end: bool,
+}
 
 impl Reader<'_> {
     fn origin(&self, file: &str) -> String {
         self.directory.join(file).display().to_string()
     }
 
-    fn wrong(&mut self, origin: String, field: &str, what: impl Into<String>) {
+    fn wrong(&mut self, origin: &str, field: &str, what: impl Into<String>) {
         self.problems.push(Problem::new(origin, field, what));
+    }
+
+    fn warn(&mut self, origin: &str, field: &str, what: impl Into<String>) {
+        self.warnings.push(Problem::new(origin, field, what));
     }
 
     fn text(&mut self, file: &str, optional: bool) -> Option<String> {
@@ -60,68 +101,156 @@ impl Reader<'_> {
             Err(error) if optional && error.is_missing() => None,
             Err(error) => {
                 let what = chain(&error);
-                self.wrong(self.origin(file), "", what);
+                self.wrong(&self.origin(file), "", what);
                 None
             }
         }
     }
 
-    /// `defaultConfig` of mesh.yaml.
-    fn mesh(
-        &mut self,
-        parse_yaml: impl Fn(&str, &str) -> Result<Value, Problem>,
-    ) -> Map<String, Value> {
-        let Some(text) = self.text("mesh.yaml", false) else { return Map::new() };
-        let origin = self.origin("mesh.yaml");
-        match parse_yaml(&text, &origin) {
-            Err(problem) => self.problems.push(problem),
-            Ok(mesh) => match mesh.get("defaultConfig") {
-                Some(Value::Object(config)) => return config.clone(),
-                Some(_) => self.wrong(origin, "defaultConfig", "expected a map"),
-                None => {
-                    let what = "missing: this is no mesh.yaml of istioctl, or it was cut off";
-                    self.wrong(origin, "defaultConfig", what);
-                }
-            },
+    /// The variables of cluster.env.
+    fn environment(&mut self) -> Environment {
+        let Some(text) = self.text("cluster.env", false) else { return Environment::default() };
+        let file = self.origin("cluster.env");
+        let (variables, problems) = shell::parse(&text, &file);
+        if variables.is_empty() && problems.is_empty() {
+            self.wrong(&file, "", "it sets nothing: it is empty or was cut off");
         }
-        Map::new()
+        self.problems.extend(problems);
+        Environment { variables, open_end: !text.is_empty() && !text.ends_with('\n') }
+    }
+
+    /// `defaultConfig` of mesh.yaml, or of a whole MeshConfig.
+    fn mesh(&mut self, parse_yaml: &impl Fn(&str, &str) -> Result<Yaml, Problem>) -> MeshFile {
+        let Some(text) = self.text("mesh.yaml", false) else { return MeshFile::default() };
+        let origin = self.origin("mesh.yaml");
+        let parsed = parse_yaml(&text, &origin);
+        let (mut mesh, lines) = match parsed {
+            Ok(parsed) => parsed,
+            Err(problem) => {
+                self.problems.push(problem);
+                return MeshFile::default();
+            }
+        };
+        let places = lines.into_iter().filter_map(|(path, line)| match path.split_first() {
+            Some((first, rest)) if first == CONFIG => {
+                Some((rest.to_vec(), format!("{origin}:{line}")))
+            }
+            _ => None,
+        });
+        let places: BTreeMap<_, _> = places.collect();
+        match mesh.get_mut(CONFIG).map(Value::take) {
+            Some(Value::Object(config)) => {
+                return MeshFile { config, places, open_end: !text.ends_with('\n') };
+            }
+            Some(_) => {
+                let at = places.get(&Vec::new()).unwrap_or(&origin).clone();
+                self.wrong(&at, CONFIG, "expected a map: the file was cut off, or is another one");
+            }
+            None => {
+                let what = "missing: this is no mesh.yaml of istioctl, or it was cut off";
+                self.wrong(&origin, CONFIG, what);
+            }
+        }
+        MeshFile::default()
     }
 
     /// proxyMetadata of mesh.yaml and cluster.env over it, as Istio's agent reads them. Names and
     /// identities that differ between the two are contradictions.
-    fn variables(&mut self, mesh: &Map<String, Value>) -> Variables {
-        let mesh_origin = self.origin("mesh.yaml");
-        let metadata = mesh.get("proxyMetadata").and_then(Value::as_object);
-        let mut all: Variables = metadata
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| {
-                Some((name.clone(), (value.as_str()?.to_owned(), mesh_origin.clone())))
-            })
-            .collect();
-        let Some(text) = self.text("cluster.env", false) else { return all };
+    fn facts(
+        &mut self,
+        mesh: MeshFile,
+        environment: Environment,
+        parse_yaml: &impl Fn(&str, &str) -> Result<Yaml, Problem>,
+    ) -> Facts {
+        let open_ends = [("cluster.env", environment.open_end), ("mesh.yaml", mesh.open_end)];
+        let mut facts =
+            Facts { proxy_config: mesh.config, places: mesh.places, variables: BTreeMap::new() };
         let file = self.origin("cluster.env");
-        let (variables, problems) = shell::parse(&text, &file);
-        if variables.is_empty() && problems.is_empty() {
-            self.wrong(file.clone(), "", "it sets nothing: it is empty or was cut off");
+        let all = environment.variables.into_iter().map(|one| {
+            let origin = format!("{file}:{}", one.line);
+            (one.name, Fact { value: one.value, origin })
+        });
+        // As in a shell, the last one counts.
+        let all: BTreeMap<String, Fact> = all.collect();
+        if let Some(fact) = all.get("PROXY_CONFIG") {
+            self.overlay(&mut facts, fact, parse_yaml);
         }
-        self.problems.extend(problems);
-        for variable in variables {
-            let origin = format!("{file}:{}", variable.line);
-            let before = all.get(&variable.name);
-            if let Some((other, at)) = before.filter(|(other, _)| *other != variable.value)
-                && ONE_TRUTH.contains(&variable.name.as_str())
-            {
-                let what = format!("found {:?}, but {at} says {other:?}", variable.value);
-                self.problems.push(Problem::new(origin.clone(), &*variable.name, what));
+        facts.read_metadata(&self.origin("mesh.yaml"));
+        self.refuse_cut_off(&facts, &all, open_ends);
+        for (name, fact) in all {
+            let other = facts.variables.get(&name).filter(|other| other.value != fact.value);
+            if let Some(other) = other.filter(|_| keys::is_one_truth(&name)) {
+                let what =
+                    format!("found {:?}, but {} says {:?}", fact.value, other.origin, other.value);
+                self.wrong(&fact.origin, &name, what);
             }
-            if !is_known(&variable.name) {
-                let what = "vm-agent knows no such variable; it is ignored";
-                self.warnings.push(Problem::new(origin.clone(), &*variable.name, what));
+            if let Some(what) = keys::oddity(&name, &fact.value) {
+                self.warn(&fact.origin, &name, what);
             }
-            all.insert(variable.name, (variable.value, origin));
+            facts.variables.insert(name, fact);
         }
-        all
+        facts
+    }
+
+    /// The variable `PROXY_CONFIG` is a ProxyConfig over the one of mesh.yaml (Istio
+    /// `pilot/cmd/pilot-agent/config/config.go`).
+    fn overlay(
+        &mut self,
+        facts: &mut Facts,
+        fact: &Fact,
+        parse_yaml: &impl Fn(&str, &str) -> Result<Yaml, Problem>,
+    ) {
+        let field = "PROXY_CONFIG";
+        let over = match parse_yaml(&fact.value, &fact.origin) {
+            Ok((Value::Object(over), _)) => over,
+            Ok(_) => return self.wrong(&fact.origin, field, "expected a map in YAML"),
+            Err(problem) => return self.wrong(&fact.origin, field, problem.what),
+        };
+        for (name, value) in over {
+            match (facts.proxy_config.get_mut(&name), value) {
+                (Some(Value::Object(mine)), Value::Object(theirs)) if name == METADATA => {
+                    for (key, value) in theirs {
+                        facts
+                            .places
+                            .insert(vec![METADATA.to_owned(), key.clone()], fact.origin.clone());
+                        mine.insert(key, value);
+                    }
+                }
+                (_, value) => {
+                    facts.places.retain(|path, _| path.first() != Some(&name));
+                    facts.places.insert(vec![name.clone()], fact.origin.clone());
+                    facts.proxy_config.insert(name, value);
+                }
+            }
+        }
+    }
+
+    /// Both files say who the machine is. One that says less and whose last line has no end was
+    /// cut off; YAML and shell lines alone do not show it.
+    fn refuse_cut_off(
+        &mut self,
+        facts: &Facts,
+        environment: &BTreeMap<String, Fact>,
+        open_ends: [(&str, bool); 2],
+    ) {
+        let in_mesh = |name: &str| facts.variables.contains_key(name);
+        let in_environment = |name: &str| environment.contains_key(name);
+        for (file, _) in open_ends.into_iter().filter(|(_, open)| *open) {
+            let missing = keys::ONE_TRUTH.into_iter().find(|name| match file {
+                "mesh.yaml" => in_environment(name) && !in_mesh(name),
+                _ => in_mesh(name) && !in_environment(name),
+            });
+            let origin = self.origin(file);
+            if let Some(name) = missing {
+                let other = if file == "mesh.yaml" { "cluster.env" } else { "mesh.yaml" };
+                let what = format!(
+                    "its last line has no end, and {name}, which {other} has, is missing: it was cut off"
+                );
+                self.wrong(&origin, "", what);
+            } else {
+                self.warn(&origin, "", "its last line has no end: was it cut off?");
+            }
+        }
     }
 
     fn roots(&mut self) -> Option<String> {
@@ -130,156 +259,28 @@ impl Reader<'_> {
             Ok(_) => Some(pem),
             Err(error) => {
                 let what = chain(&error);
-                self.wrong(self.origin("root-cert.pem"), "", what);
+                self.wrong(&self.origin("root-cert.pem"), "", what);
                 None
             }
         }
     }
+}
 
-    fn document(&mut self, mesh: Map<String, Value>, variables: &Variables) -> Value {
-        let value = |name: &str| variables.get(name).map(|(value, _)| value.clone());
-        let discovery = mesh.get("discoveryAddress").and_then(Value::as_str).unwrap_or(DISCOVERY);
-        let workload = prune(json!({
-            "namespace": value("POD_NAMESPACE").or_else(|| value("ISTIO_NAMESPACE")),
-            "serviceAccount": value("SERVICE_ACCOUNT"),
-            "group": value("ISTIO_META_AUTO_REGISTER_GROUP"),
-            "address": value("ISTIO_SVC_IP"),
-            "network": value("ISTIO_META_NETWORK"),
-            "labels": self.labels(variables),
-            "ports": self.ports(variables),
-        }));
-        let metadata = variables.iter().filter_map(|(name, (value, _))| {
-            Some((name.strip_prefix("ISTIO_META_")?.to_owned(), json!(value)))
-        });
-        let metadata: Map<String, Value> =
-            metadata.filter(|(name, _)| !OURS.contains(&name.as_str())).collect();
-        let discovery = discovery.to_owned();
-        let connect_to = self.gateway(&discovery);
-        let settings = json!({
-            "discoveryAddress": discovery,
-            "caAddress": value("CA_ADDR").filter(|address| *address != discovery),
-            "connectTo": connect_to,
-            "serverName": value("ISTIOD_SAN"),
-            "trustDomain": value("TRUST_DOMAIN"),
-            "clusterId": value("ISTIO_META_CLUSTER_ID"),
-            "meshId": value("ISTIO_META_MESH_ID"),
-            "metadata": metadata,
-            "proxyConfig": mesh,
-        });
-        let identity = prune(json!({
-            "ttl": value("SECRET_TTL"),
-            "exportDirectory": value("OUTPUT_CERTS").filter(|at| at.starts_with('/')),
-            "keyAlgorithm": key_algorithm(variables),
-        }));
-        prune(json!({"workload": workload, "mesh": prune(settings), "identity": identity}))
-    }
-
-    fn labels(&mut self, variables: &Variables) -> Option<Value> {
-        let (text, origin) = variables.get("ISTIO_METAJSON_LABELS")?;
-        match serde_json::from_str::<BTreeMap<String, String>>(text) {
-            Ok(labels) => Some(json!(labels)),
-            Err(_) => {
-                let what = "expected a JSON object of texts";
-                self.wrong(origin.clone(), "ISTIO_METAJSON_LABELS", what);
-                None
-            }
+impl Facts {
+    fn read_metadata(&mut self, file: &str) {
+        let metadata = self.proxy_config.get(METADATA).and_then(Value::as_object);
+        for (name, value) in metadata.into_iter().flatten() {
+            // What is no text is told when the settings are read.
+            let Some(value) = value.as_str().map(str::to_owned) else { continue };
+            let place = self.places.get(&[METADATA.to_owned(), name.clone()][..]);
+            let origin = place.map_or_else(|| file.to_owned(), Clone::clone);
+            self.variables.insert(name.clone(), Fact { value, origin });
         }
     }
-
-    /// `[{"name": …, "containerPort": …}]`, from the WorkloadGroup's template.
-    fn ports(&mut self, variables: &Variables) -> Option<Value> {
-        let (text, origin) = variables.get("ISTIO_META_POD_PORTS")?;
-        let Ok(Value::Array(list)) = serde_json::from_str(text) else {
-            self.wrong(origin.clone(), "ISTIO_META_POD_PORTS", "expected a JSON list of ports");
-            return None;
-        };
-        let port = |port: &Value| {
-            Some((port.get("name")?.as_str()?.to_owned(), port.get("containerPort")?.clone()))
-        };
-        let ports: Map<String, Value> = list.iter().filter_map(port).collect();
-        (!ports.is_empty()).then_some(Value::Object(ports))
-    }
-
-    /// The address that the hosts file gives istiod's name: dialled instead of editing /etc/hosts.
-    fn gateway(&mut self, discovery: &str) -> Option<String> {
-        let name = discovery.rsplit_once(':').map_or(discovery, |(host, _)| host);
-        let text = self.text("hosts", true)?;
-        let line = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-        let mut words = line.map(str::split_whitespace);
-        words.find_map(|mut words| {
-            let address = words.next()?;
-            words.any(|host| host == name).then(|| address.to_owned())
-        })
-    }
 }
 
-fn key_algorithm(variables: &Variables) -> Option<String> {
-    let value = |name: &str| variables.get(name).map(|(value, _)| value.as_str());
-    match (value("ECC_SIGNATURE_ALGORITHM"), value("ECC_CURVE"), value("WORKLOAD_RSA_KEY_SIZE")) {
-        (Some("ECDSA"), Some("P384"), _) => Some("ecdsa-p384".to_owned()),
-        (Some("ECDSA"), _, _) => Some("ecdsa-p256".to_owned()),
-        (_, _, Some(bits)) => Some(format!("rsa-{bits}")),
-        _ => None,
-    }
-}
-
-/// Without nulls, empty texts and empty maps: what is not said is not a setting.
-fn prune(value: Value) -> Value {
-    let Value::Object(map) = value else { return value };
-    let nothing = |value: &Value| value.is_null() || value == "" || *value == json!({});
-    let said = map.into_iter().filter(|(_, value)| !nothing(value));
-    Value::Object(said.collect())
-}
-
-fn is_known(name: &str) -> bool {
-    name.starts_with("ISTIO_META_") || KNOWN.contains(&name)
-}
-
-/// Two files that disagree on one of these cannot both be for this machine.
-const ONE_TRUTH: [&str; 5] = [
-    "ISTIO_META_AUTO_REGISTER_GROUP",
-    "ISTIO_META_CLUSTER_ID",
-    "POD_NAMESPACE",
-    "SERVICE_ACCOUNT",
-    "TRUST_DOMAIN",
-];
-
-/// Metadata that we make ourselves from the settings.
-const OURS: [&str; 6] =
-    ["AUTO_REGISTER_GROUP", "CLUSTER_ID", "DNS_CAPTURE", "MESH_ID", "NETWORK", "POD_PORTS"];
-
-/// What Istio's files may set. Those of traffic capture wait for it; those of the shell scripts
-/// around Istio's agent have no meaning here.
-const KNOWN: [&str; 26] = [
-    "CANONICAL_REVISION",
-    "CANONICAL_SERVICE",
-    "CA_ADDR",
-    "ECC_CURVE",
-    "ECC_SIGNATURE_ALGORITHM",
-    "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
-    "ISTIOD_SAN",
-    "ISTIO_CP_AUTH",
-    "ISTIO_INBOUND_INTERCEPTION_MODE",
-    "ISTIO_INBOUND_PORTS",
-    "ISTIO_LOCAL_EXCLUDE_PORTS",
-    "ISTIO_METAJSON_LABELS",
-    "ISTIO_NAMESPACE",
-    "ISTIO_PILOT_PORT",
-    "ISTIO_SERVICE",
-    "ISTIO_SERVICE_CIDR",
-    "ISTIO_SVC_IP",
-    "ISTIO_SYSTEM_NAMESPACE",
-    "OUTPUT_CERTS",
-    "POD_NAMESPACE",
-    "PROV_CERT",
-    "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION",
-    "SECRET_TTL",
-    "SERVICE_ACCOUNT",
-    "TRUST_DOMAIN",
-    "WORKLOAD_RSA_KEY_SIZE",
-];
-
-const DISCOVERY: &str = "istiod.istio-system.svc:15012";
+const CONFIG: &str = "defaultConfig";
+const METADATA: &str = "proxyMetadata";
 const FILE_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Placing what a join needs: checked before, undone when a later step fails, wiped by `leave`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -30,6 +31,8 @@ pub struct Layout {
     ours: Vec<PathBuf>,
     /// Files with what they held before; `None` for those that did not exist.
     replaced: Vec<Replaced>,
+    /// Directories that existed, with the mode that they had.
+    opened: Vec<(PathBuf, u32)>,
     /// Whether anything is different from before.
     changed: bool,
 }
@@ -75,6 +78,9 @@ impl Layout {
                 tracing::warn!(%error, "A file of the failed join is still there.");
             }
         }
+        for (directory, mode) in self.opened {
+            drop(fsio::make_directory(&directory, mode));
+        }
         for directory in self.made.into_iter().rev() {
             // In a directory that others share, what they put there meanwhile stays.
             if self.ours.contains(&directory) {
@@ -104,6 +110,9 @@ impl Layout {
         let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         missing.reverse();
         self.made.extend(missing);
+        if let Some(before) = mode_of(path).filter(|before| *before != mode) {
+            self.opened.push((path.to_owned(), before));
+        }
         fsio::make_directory(path, mode)
     }
 
@@ -116,14 +125,20 @@ impl Layout {
             Err(error) if error.is_missing() => None,
             Err(error) => return Err(error),
         };
-        if before.as_ref().is_some_and(|before| before.as_slice() == content) {
+        let open = mode_of(path).unwrap_or(mode);
+        let same = before.as_ref().is_some_and(|before| before.as_slice() == content);
+        // A token that others may read is not what was asked for, whatever it holds.
+        if same && open & !mode == 0 {
             return Ok(());
         }
-        fsio::replace(path, content, mode)?;
+        self.replaced.push(Replaced { path: path.to_owned(), before, mode: open });
         self.changed = true;
-        self.replaced.push(Replaced { path: path.to_owned(), before, mode });
-        Ok(())
+        fsio::replace(path, content, mode)
     }
+}
+
+fn mode_of(path: &Path) -> Option<u32> {
+    path.metadata().ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
 
 /// Removes what joining and running made: these directories, and below `root` the parents that are
@@ -147,7 +162,7 @@ const KEPT_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs::Permissions;
 
     use super::*;
 
@@ -183,6 +198,22 @@ mod tests {
         std::fs::write(root.path().join("etc"), "in the way").unwrap();
         Layout::apply(&files(root.path(), "one")).unwrap_err();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn modes_are_put_right_and_back_again() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Layout::apply(&files(root.path(), "one")).unwrap());
+        let token = root.path().join("var/lib/vm-agent/istio-token");
+        let state = root.path().join("var/lib/vm-agent");
+        let modes = || (mode_of(&token).unwrap(), mode_of(&state).unwrap());
+        std::fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::apply(&files(root.path(), "one")).unwrap();
+        assert_eq!((layout.changed(), modes()), (true, (0o600, 0o700)));
+        layout.undo();
+        assert_eq!(modes(), (0o644, 0o755));
+        assert_eq!(std::fs::read_to_string(&token).unwrap(), "one");
     }
 
     #[test]

@@ -62,6 +62,9 @@ fn assignment(text: &str) -> Result<(Assigned, &str), String> {
     let value_at = name.len().saturating_add(1);
     let (value, tail) = word(trimmed.get(value_at..).unwrap_or_default())
         .map_err(|what| format!("{name}: {what}"))?;
+    if value.contains('\0') {
+        return Err(format!("{name}: there is a NUL in its value"));
+    }
     Ok((Some((name.to_owned(), value)), tail))
 }
 
@@ -87,6 +90,9 @@ fn word(text: &str) -> Result<(String, &str), String> {
                 Some((_, '\n')) | None => {}
                 Some((_, letter)) => value.push(letter),
             },
+            '~' if value.is_empty() => {
+                return Err("~ would be expanded by a shell; quote it".to_owned());
+            }
             '$' | '`' => return Err(format!("{letter} would be expanded by a shell; quote it")),
             ';' | '&' | '|' | '<' | '>' | '(' | ')' => {
                 return Err(format!("{letter} outside quotes would be run by a shell"));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rustls_pki_types::ServerName;
+
 use crate::config::paths::Paths;
 use crate::config::reader::Reader;
 use crate::controlplane::Endpoint;
@@ -41,7 +43,12 @@ impl Mesh {
             Err(errors) => {
                 for error in errors {
                     let field = error.field;
-                    reader.wrong(&format!("mesh.proxyConfig.{field}"), error.to_string());
+                    let what = match field {
+                        // Its values are not for messages.
+                        "proxyMetadata" => "expected a map of texts".to_owned(),
+                        _ => format!("found {}, expected {}", error.found, error.expected),
+                    };
+                    reader.wrong(&format!("mesh.proxyConfig.{field}"), what);
                 }
                 None
             }
@@ -50,11 +57,11 @@ impl Mesh {
         let usual = usual.unwrap_or_else(|| ProxyConfig::default().discovery_address);
         let discovery: Option<Endpoint> = reader.parse("mesh.discoveryAddress", &usual);
         let ca = reader.parse("mesh.caAddress", "").or_else(|| discovery.clone());
-        let connect_to = reader.text("mesh.connectTo", "");
-        let server_name = reader.text("mesh.serverName", "");
+        let connect_to = host(reader, "mesh.connectTo");
+        let server_name = host(reader, "mesh.serverName");
         let trust_domain = reader.parse("mesh.trustDomain", "cluster.local");
-        let cluster_id = reader.text("mesh.clusterId", "Kubernetes");
-        let mesh_id = reader.text("mesh.meshId", "").unwrap_or_default();
+        let cluster_id = identifier(reader, "mesh.clusterId", "Kubernetes");
+        let mesh_id = identifier(reader, "mesh.meshId", "").unwrap_or_default();
         let root_cert = reader.path("mesh.rootCert", "root-cert.pem");
         let metadata = reader.map("mesh.metadata");
         Some(Self {
@@ -71,3 +78,25 @@ impl Mesh {
         })
     }
 }
+
+fn host(reader: &mut Reader<'_>, setting: &str) -> Option<String> {
+    let text = reader.text(setting, "")?;
+    if ServerName::try_from(text.as_str()).is_err() {
+        let what = format!("found {text:?}, expected a DNS name or an IP address without a port");
+        reader.wrong(setting, what);
+    }
+    Some(text)
+}
+
+/// istiod gets it in a gRPC header, which carries ASCII only.
+fn identifier(reader: &mut Reader<'_>, setting: &str, default: &str) -> Option<String> {
+    let text = reader.text(setting, default)?;
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.len() > IDENTIFIER {
+        let what = format!("expected at most {IDENTIFIER} visible ASCII letters, found others");
+        reader.wrong(setting, what);
+    }
+    Some(text)
+}
+
+/// Far more than any name of a cluster or mesh has.
+const IDENTIFIER: usize = 253;

@@ -81,22 +81,50 @@ fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Ku
     let path = reader.path("registration.kubernetes.kubeconfig", "");
     let context = reader.text("registration.kubernetes.context", "");
     let at = |path: PathBuf| super::below(&paths.config_directory(), &path);
+    check_server(reader, server.as_deref());
+    let parts = server.is_some() || ca_file.is_some() || token_file.is_some();
     match (path, server, ca_file, token_file) {
-        (Some(_), Some(_), _, _) => {
-            let what = "both a kubeconfig and a server are named: which one counts?";
+        (Some(_), ..) if parts => {
+            let what = "both a kubeconfig and a server, its CA or a token are named: \
+                        set the one or the others";
             reader.wrong("registration.kubernetes.kubeconfig", what.to_owned());
             None
         }
-        (Some(path), None, _, _) => Some(Kubernetes::Kubeconfig { path: at(path), context }),
+        (Some(path), ..) => Some(Kubernetes::Kubeconfig { path: at(path), context }),
         (None, Some(server), Some(ca_file), Some(token_file)) => {
+            if context.is_some() {
+                let what = "there is no kubeconfig that could have such a context".to_owned();
+                reader.wrong("registration.kubernetes.context", what);
+            }
             Some(Kubernetes::Parts { server, ca_file: at(ca_file), token_file: at(token_file) })
         }
         _ if needed => {
-            let what = "registration.mode kubernetes needs --kubeconfig FILE, or --kube-server URL, \
-                        --kube-ca FILE and --kube-token-file FILE";
-            reader.wrong("registration.kubernetes", what.to_owned());
+            let what = "kubernetes needs --kubeconfig FILE, or --kube-server URL, --kube-ca FILE \
+                        and --kube-token-file FILE (registration.kubernetes)";
+            reader.wrong("registration.mode", what.to_owned());
             None
         }
         _ => None,
+    }
+}
+
+/// A token goes there, so it must be TLS; and what stands before an `@` would be a secret in a
+/// file that everyone may read.
+fn check_server(reader: &mut Reader<'_>, server: Option<&str>) {
+    let Some(server) = server else { return };
+    let setting = "registration.kubernetes.server";
+    let url = server.parse::<http::Uri>().ok().filter(|url| {
+        url.scheme_str() == Some("https") && url.host().is_some_and(|host| !host.is_empty())
+    });
+    match url {
+        Some(url) if url.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+            let what = "it holds a user name: expected https://HOST:PORT and a token file";
+            reader.wrong(setting, what.to_owned());
+        }
+        Some(_) => {}
+        None if server.contains('@') => {
+            reader.wrong(setting, "it is no URL such as https://HOST:PORT".to_owned());
+        }
+        None => reader.wrong(setting, format!("found {server:?}, expected https://HOST:PORT")),
     }
 }

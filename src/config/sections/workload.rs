@@ -38,7 +38,7 @@ impl Workload {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let name = object_name(reader, "workload.name");
         let namespace = reader.parse("workload.namespace", "");
-        if namespace.is_none() && !reader.has_problems() {
+        if !reader.is_set("workload.namespace") {
             reader.wrong("workload.namespace", "missing: the workload's namespace".to_owned());
         }
         let service_account = reader.parse("workload.serviceAccount", "default");
@@ -47,7 +47,7 @@ impl Workload {
         let instance_ips = instance_ips(reader);
         let labels = labels(reader);
         let ports = ports(reader);
-        let network = reader.text("workload.network", "").unwrap_or_default();
+        let network = network(reader);
         let locality = reader.parse("workload.locality", "");
         let weight = reader.number("workload.weight", None, 0..=u64::from(u32::MAX));
         Some(Self {
@@ -75,13 +75,22 @@ fn object_name(reader: &mut Reader<'_>, setting: &str) -> Option<String> {
     Some(name)
 }
 
+/// Istio carries it as the value of the label `topology.istio.io/network`.
+fn network(reader: &mut Reader<'_>) -> String {
+    let network = reader.text("workload.network", "").unwrap_or_default();
+    if let Some(what) = label_problem("topology.istio.io/network", &network) {
+        reader.wrong("workload.network", what);
+    }
+    network
+}
+
 fn instance_ips(reader: &mut Reader<'_>) -> Vec<IpAddr> {
     let setting = "workload.instanceIps";
     let texts = reader.texts(setting);
     let parsed: Vec<Result<IpAddr, _>> = texts.iter().map(|text| text.parse()).collect();
     for (text, ip) in texts.iter().zip(&parsed) {
         if ip.is_err() {
-            reader.wrong(setting, format!("{text:?} is no IP address"));
+            reader.wrong(setting, format!("found {text:?}, expected IP addresses"));
         }
     }
     parsed.into_iter().flatten().collect()
@@ -103,13 +112,15 @@ fn labels(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
 fn ports(reader: &mut Reader<'_>) -> BTreeMap<String, u16> {
     let mut ports = BTreeMap::new();
     for (name, value) in reader.map("workload.ports") {
-        let number = value.parse().unwrap_or(0);
-        match (port_problem(&name, number), u16::try_from(number)) {
-            (None, Ok(port)) => drop(ports.insert(name, port)),
-            (what, _) => {
-                let what = what.unwrap_or_else(|| format!("{value:?} is no port"));
-                reader.wrong_in("workload.ports", &name, what);
-            }
+        let expected = || format!("found {value:?}, expected a port from 1 to 65535");
+        let number = value.parse::<u64>().map_err(|_| expected());
+        let port = number.and_then(|number| match port_problem(&name, number) {
+            Some(what) => Err(what),
+            None => u16::try_from(number).map_err(|_| expected()),
+        });
+        match port {
+            Ok(port) => drop(ports.insert(name, port)),
+            Err(what) => reader.wrong_in("workload.ports", &name, what),
         }
     }
     ports

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 /// As istioctl writes it for the WorkloadGroup `client` in `vms`.
@@ -7,8 +9,15 @@ const CLUSTER_ENV: &str = "CANONICAL_SERVICE='client'\nISTIO_INBOUND_PORTS='9080
     ISTIO_META_POD_PORTS='[{\"name\":\"http\",\"containerPort\":9080,\"protocol\":\"\"}]'\n\
     ISTIO_META_WORKLOAD_NAME='client'\nISTIO_NAMESPACE='vms'\nPOD_NAMESPACE='vms'\n\
     SERVICE_ACCOUNT='client'\nTRUST_DOMAIN='cluster.local'\n";
-const MESH: &str = r#"{"defaultConfig": {"discoveryAddress": "istiod.istio-system.svc:15012",
-    "proxyMetadata": {"POD_NAMESPACE": "vms", "SERVICE_ACCOUNT": "client"}}}"#;
+const MESH: &str = r#"{
+"defaultConfig": {
+  "discoveryAddress": "istiod.istio-system.svc:15012",
+  "proxyMetadata": {
+    "POD_NAMESPACE": "vms",
+    "SERVICE_ACCOUNT": "client"
+  }
+}}
+"#;
 
 struct Bed(tempfile::TempDir);
 
@@ -29,13 +38,46 @@ impl Bed {
         std::fs::write(self.0.path().join(file), text).unwrap();
     }
 
-    fn read(&self) -> Result<Source, Problems> {
-        // JSON is YAML enough for these tests.
-        read_directory(self.0.path(), |text, origin| {
-            serde_json::from_str(text)
-                .map_err(|error| Problem::new(format!("{origin}:{}", error.line()), "", "no YAML"))
-        })
+    fn append(&self, file: &str, text: &str) {
+        let before = std::fs::read_to_string(self.0.path().join(file)).unwrap();
+        self.write(file, &format!("{before}{text}"));
     }
+
+    fn read(&self) -> Result<Source, Problems> {
+        read_directory(self.0.path(), parse_json)
+    }
+
+    /// What a reading says of itself, without the directory.
+    fn told(&self) -> String {
+        let told = match self.read() {
+            Ok(source) => Problems(source.warnings).to_string(),
+            Err(problems) => problems.to_string(),
+        };
+        told.replace(&format!("{}/", self.0.path().display()), "")
+    }
+}
+
+/// JSON is YAML enough for these tests; every key of an object stands on a line of its own.
+fn parse_json(text: &str, origin: &str) -> Result<Yaml, Problem> {
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Problem::new(format!("{origin}:{}", error.line()), "", "no YAML"))?;
+    let mut lines = BTreeMap::new();
+    let mut at = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if let Some((key, rest)) =
+            line.trim().strip_prefix('"').and_then(|line| line.split_once("\":"))
+        {
+            at.push(key.to_owned());
+            lines.insert(at.clone(), number);
+            if !rest.trim().starts_with('{') {
+                at.pop();
+            }
+        }
+        if line.trim().starts_with('}') {
+            at.pop();
+        }
+    }
+    Ok((value, lines))
 }
 
 #[test]
@@ -74,7 +116,8 @@ fn a_missing_empty_or_broken_file_is_named_with_its_line() {
         assert!(problems.contains(words), "{problems} / {words}");
     }
     let empty = tempfile::tempdir().unwrap();
-    let problems = read_directory(empty.path(), |_, _| Ok(Value::Null)).unwrap_err();
+    let problems =
+        read_directory(empty.path(), |_, _| Ok((Value::Null, BTreeMap::new()))).unwrap_err();
     assert_eq!(problems.0.len(), 3, "{problems}");
 }
 
@@ -84,7 +127,202 @@ fn files_that_contradict_each_other_are_refused_with_both_places() {
     bed.write("cluster.env", &CLUSTER_ENV.replace("POD_NAMESPACE='vms'", "POD_NAMESPACE='prod'"));
     let problems = bed.read().unwrap_err().to_string();
     assert!(problems.contains("cluster.env:11: POD_NAMESPACE: found \"prod\", but"), "{problems}");
-    assert!(problems.contains("mesh.yaml says \"vms\""), "{problems}");
+    assert!(problems.contains("mesh.yaml:5 says \"vms\""), "{problems}");
+    let told = {
+        bed.write(
+            "cluster.env",
+            &CLUSTER_ENV.replace("ISTIO_NAMESPACE='vms'", "ISTIO_NAMESPACE='prod'"),
+        );
+        bed.told()
+    };
+    assert!(
+        told.contains("cluster.env:11: POD_NAMESPACE: found \"vms\", but ISTIO_NAMESPACE of"),
+        "{told}"
+    );
+    assert!(told.contains("cluster.env:10 says \"prod\""), "{told}");
+}
+
+#[test]
+fn every_setting_knows_the_line_that_it_came_from() {
+    let bed = Bed::new();
+    bed.append("hosts", "");
+    let source = bed.read().unwrap();
+    let origin = |path: &str| {
+        let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+        source.origin(&path).rsplit('/').next().unwrap().to_owned()
+    };
+    for (setting, place) in [
+        ("workload.serviceAccount", "cluster.env:12"),
+        ("workload.labels.app", "cluster.env:3"),
+        ("mesh.metadata.WORKLOAD_NAME", "cluster.env:9"),
+        ("mesh.discoveryAddress", "mesh.yaml:3"),
+        ("mesh.proxyConfig.proxyMetadata.POD_NAMESPACE", "mesh.yaml:5"),
+        ("mesh.connectTo", "hosts:1"),
+    ] {
+        assert_eq!(origin(setting), place, "{setting}");
+    }
+    assert!(source.origin(&[]).ends_with("/istio-token"));
+}
+
+#[test]
+fn every_variable_with_a_meaning_here_becomes_its_setting() {
+    let cases = [
+        ("POD_NAME=vm7", "/workload/name", json!("vm7")),
+        ("ISTIO_SVC_IP=10.0.0.7", "/workload/address", json!("10.0.0.7")),
+        ("INSTANCE_IP=10.0.0.8", "/workload/address", json!("10.0.0.8")),
+        ("ISTIO_META_NETWORK=vpc", "/workload/network", json!("vpc")),
+        ("ISTIO_META_MESH_ID=m", "/mesh/meshId", json!("m")),
+        ("ISTIO_META_ISTIO_VERSION=1.30.0", "/mesh/metadata/ISTIO_VERSION", json!("1.30.0")),
+        ("CA_ADDR=ca.example:443", "/mesh/caAddress", json!("ca.example:443")),
+        ("ISTIOD_SAN=istiod.example", "/mesh/serverName", json!("istiod.example")),
+        (
+            "PILOT_ADDRESS=istiod.istio-system.svc:99",
+            "/mesh/discoveryAddress",
+            json!("istiod.istio-system.svc:99"),
+        ),
+        (
+            "ISTIO_PILOT_PORT=15099",
+            "/mesh/discoveryAddress",
+            json!("istiod.istio-system.svc:15099"),
+        ),
+        ("SECRET_TTL=1h0m0s", "/identity/ttl", json!("1h0m0s")),
+        ("SECRET_GRACE_PERIOD_RATIO=0.25", "/identity/renewAt", json!(0.75)),
+        ("SECRET_GRACE_PERIOD_RATIO_JITTER=0.02", "/identity/renewJitter", json!(0.02)),
+        ("OUTPUT_CERTS=/etc/certs", "/identity/exportDirectory", json!("/etc/certs")),
+        ("OUTPUT_CERTS=./etc/certs", "/identity/exportDirectory", Value::Null),
+        ("ECC_SIGNATURE_ALGORITHM=ECDSA", "/identity/keyAlgorithm", json!("ecdsa-p256")),
+        (
+            "ECC_SIGNATURE_ALGORITHM=ECDSA\nECC_CURVE=P384",
+            "/identity/keyAlgorithm",
+            json!("ecdsa-p384"),
+        ),
+        ("WORKLOAD_RSA_KEY_SIZE=4096", "/identity/keyAlgorithm", json!("rsa-4096")),
+        ("ISTIO_CPU_LIMIT=3", "/proxy/concurrency", json!(3)),
+        ("PROXY_CONFIG='{\"statusPort\": 15099}'", "/mesh/proxyConfig/statusPort", json!(15_099)),
+        (
+            "PROXY_CONFIG='{\"proxyMetadata\": {\"ISTIO_META_A\": \"b\"}}'",
+            "/mesh/proxyConfig/proxyMetadata",
+            json!({"POD_NAMESPACE": "vms", "SERVICE_ACCOUNT": "client", "ISTIO_META_A": "b"}),
+        ),
+        (
+            "PROXY_CONFIG='{\"proxyMetadata\": {\"ISTIO_META_A\": \"b\"}}'",
+            "/mesh/metadata/A",
+            json!("b"),
+        ),
+        ("SERVICE_ACCOUNT=''\nSERVICE_ACCOUNT=client", "/workload/serviceAccount", json!("client")),
+    ];
+    for (line, setting, value) in cases {
+        let bed = Bed::new();
+        bed.append("cluster.env", &format!("{line}\n"));
+        let source = bed.read().unwrap_or_else(|problems| panic!("{line}: {problems}"));
+        let found = source.document.pointer(setting).cloned().unwrap_or_default();
+        assert_eq!(found, value, "{line}");
+        assert_eq!(source.warnings, [], "{line}");
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_told_with_its_line() {
+    for (line, words) in [
+        ("SECRET_GRACE_PERIOD_RATIO=half", "expected a share from 0 to 1"),
+        ("ECC_SIGNATURE_ALGORITHM=RSA", "expected ECDSA"),
+        ("ISTIO_CPU_LIMIT=500m", "expected a number of cores"),
+        ("ISTIO_META_POD_PORTS='{}'", "expected a JSON list of ports"),
+        ("ISTIO_METAJSON_LABELS='{\"a\": 1}'", "expected a JSON object of texts"),
+        ("PROXY_CONFIG='[1]'", "expected a map in YAML"),
+        ("PROXY_CONFIG='{'", "no YAML"),
+        ("A=$(id)", "would be expanded by a shell"),
+        ("A=~/x", "would be expanded by a shell"),
+    ] {
+        let bed = Bed::new();
+        bed.append("cluster.env", &format!("{line}\n"));
+        bed.read().expect_err(line);
+        let told = bed.told();
+        assert!(told.starts_with("cluster.env:14: ") && told.contains(words), "{line}: {told}");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_refused() {
+    let mesh =
+        MESH.replace("\"client\"\n", "\"client\",\n    \"TRUST_DOMAIN\": \"cluster.local\"\n");
+    for end in 1..mesh.len() - 1 {
+        let bed = Bed::new();
+        bed.write("mesh.yaml", &mesh[..end]);
+        assert!(bed.read().is_err(), "mesh.yaml cut at {end}");
+    }
+    // YAML that is cut off can still be YAML, and so can shell lines.
+    let bed = Bed::new();
+    bed.write(
+        "mesh.yaml",
+        &MESH.replace(",\n    \"SERVICE_ACCOUNT\": \"client\"", "").trim_end().to_owned(),
+    );
+    let told = bed.told();
+    assert!(told.contains("mesh.yaml: its last line has no end, and"), "{told}");
+    let bed = Bed::new();
+    bed.write("cluster.env", "POD_NAMESPACE='vms'\nISTIO_META_CLUSTER_ID=Kub");
+    assert!(
+        bed.told().contains("cluster.env: its last line has no end, and SERVICE_ACCOUNT"),
+        "{}",
+        bed.told()
+    );
+    let bed = Bed::new();
+    bed.write("mesh.yaml", mesh.trim_end());
+    bed.write(
+        "cluster.env",
+        &CLUSTER_ENV.replace(
+            "ISTIO_META_AUTO_REGISTER_GROUP='client'\nISTIO_META_CLUSTER_ID='Kubernetes'\n",
+            "",
+        ),
+    );
+    assert_eq!(bed.told(), "mesh.yaml: its last line has no end: was it cut off?");
+}
+
+#[test]
+fn garbage_and_what_cannot_be_read_are_told_file_by_file() {
+    let bed = Bed::new();
+    for file in ["cluster.env", "mesh.yaml", "root-cert.pem", "istio-token", "hosts"] {
+        std::fs::write(bed.0.path().join(file), [0xff, 0xfe, 0, 1]).unwrap();
+    }
+    let told = bed.told();
+    for file in ["cluster.env", "mesh.yaml", "root-cert.pem", "istio-token", "hosts"] {
+        assert!(told.contains(&format!("{file}: cannot read")), "{told}");
+    }
+    let bed = Bed::new();
+    std::fs::remove_file(bed.0.path().join("mesh.yaml")).unwrap();
+    std::fs::create_dir(bed.0.path().join("mesh.yaml")).unwrap();
+    assert!(bed.told().starts_with("mesh.yaml: cannot read"), "{}", bed.told());
+    let bed = Bed::new();
+    bed.write("cluster.env", &"A=b\n".repeat(300_000));
+    assert!(bed.told().contains("it is larger than 1048576 bytes"), "{}", bed.told());
+}
+
+#[test]
+fn the_hosts_file_gives_the_address_to_dial() {
+    for (hosts, address, told) in [
+        ("", Value::Null, ""),
+        ("# nothing\n", Value::Null, ""),
+        ("10.0.0.1 other istiod.istio-system.svc # gateway\n", json!("10.0.0.1"), ""),
+        ("::1 ISTIOD.istio-system.svc\n", json!("::1"), ""),
+        ("10.0.0.1 other\n", Value::Null, "hosts: it has no address of istiod.istio-system.svc"),
+    ] {
+        let bed = Bed::new();
+        bed.write("hosts", hosts);
+        let source = bed.read().unwrap();
+        assert_eq!(
+            source.document.pointer("/mesh/connectTo").cloned().unwrap_or_default(),
+            address
+        );
+        assert!(bed.told().starts_with(told), "{hosts}: {}", bed.told());
+        assert_eq!(source.warnings.is_empty(), told.is_empty(), "{hosts}");
+    }
+    let bed = Bed::new();
+    bed.write("hosts", "\n<pending> istiod.istio-system.svc\n");
+    assert!(
+        bed.told().starts_with("hosts:2: found \"<pending>\", expected the IP"),
+        "{}",
+        bed.told()
+    );
 }
 
 #[test]
@@ -93,4 +331,27 @@ fn an_unknown_variable_is_a_warning() {
     bed.write("cluster.env", &format!("{CLUSTER_ENV}NO_SUCH_THING=1\n"));
     let source = bed.read().unwrap();
     assert_eq!(source.warnings[0].field, "NO_SUCH_THING");
+    bed.write("cluster.env", &format!("{CLUSTER_ENV}ISTIO_CP_AUTH=NONE\nCA_PROVIDER=Citadel\n"));
+    assert_eq!(
+        bed.told(),
+        "cluster.env:14: ISTIO_CP_AUTH: vm-agent always does what \"MUTUAL_TLS\" means; \"NONE\" is ignored"
+    );
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    #[test]
+    fn no_bytes_panic(
+        environment in "(([A-Z_]{1,8}=|POD_NAMESPACE=|ISTIO_META_POD_PORTS=|PROXY_CONFIG=)[-a-z0-9'\"$\\\\{}\\[\\]: \n]{0,20}){0,6}",
+        mesh in "[-{}\\[\\]:,a-z\" \n]{0,80}",
+        hosts in "\\PC{0,80}",
+    ) {
+        let bed = Bed::new();
+        bed.write("cluster.env", &environment);
+        bed.write("mesh.yaml", &mesh);
+        bed.write("hosts", &hosts);
+        drop(bed.read());
+        bed.write("mesh.yaml", MESH);
+        drop(bed.read());
+    }
 }

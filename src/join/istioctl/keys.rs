@@ -1,0 +1,90 @@
+//! The names that Istio's files use, and what becomes of each (Istio `pilot/cmd/pilot-agent/options`,
+//! `tools/packaging/common/istio-start.sh`).
+
+/// Two files that disagree on one of these cannot both be for this machine.
+pub(super) const ONE_TRUTH: [&str; 5] = [
+    "ISTIO_META_AUTO_REGISTER_GROUP",
+    "ISTIO_META_CLUSTER_ID",
+    "POD_NAMESPACE",
+    "SERVICE_ACCOUNT",
+    "TRUST_DOMAIN",
+];
+
+/// Metadata that we make ourselves from the settings.
+pub(super) const OURS: [&str; 6] =
+    ["AUTO_REGISTER_GROUP", "CLUSTER_ID", "DNS_CAPTURE", "MESH_ID", "NETWORK", "POD_PORTS"];
+
+/// Whether the files must agree on a variable.
+pub(super) fn is_one_truth(name: &str) -> bool {
+    ONE_TRUTH.contains(&name)
+}
+
+/// What the operator shall know of a variable; `None` when it is translated, or has no meaning
+/// beside Istio's own scripts.
+pub(super) fn oddity(name: &str, value: &str) -> Option<String> {
+    if name.starts_with("ISTIO_META_") || KNOWN.contains(&name) {
+        return None;
+    }
+    match USUAL.iter().find(|(usual, _)| *usual == name) {
+        Some((_, values)) if values.contains(&value) => None,
+        Some((_, values)) => {
+            let usual = values.first().copied().unwrap_or_default();
+            Some(format!("vm-agent always does what {usual:?} means; {value:?} is ignored"))
+        }
+        None => Some("vm-agent knows no such variable; it is ignored".to_owned()),
+    }
+}
+
+/// Variables of which we do the usual thing only.
+const USUAL: [(&str, &[&str]); 7] = [
+    ("CA_PROVIDER", &["Citadel", ""]),
+    ("CREDENTIAL_FETCHER_TYPE", &["JWT", ""]),
+    ("FILE_MOUNTED_CERTS", &["false", ""]),
+    ("ISTIO_CP_AUTH", &["MUTUAL_TLS", ""]),
+    ("JWT_POLICY", &["third-party-jwt", "first-party-jwt", ""]),
+    ("PILOT_CERT_PROVIDER", &["istiod", ""]),
+    ("PKCS8_KEY", &["true", ""]),
+];
+
+/// What is translated; what waits for traffic capture; and what means something to the shell
+/// scripts around Istio's agent only.
+const KNOWN: [&str; 38] = [
+    "CANONICAL_REVISION",
+    "CANONICAL_SERVICE",
+    "CA_ADDR",
+    "ECC_CURVE",
+    "ECC_SIGNATURE_ALGORITHM",
+    "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
+    "INSTANCE_IP",
+    "ISTIOD_SAN",
+    "ISTIO_BIN_BASE",
+    "ISTIO_CPU_LIMIT",
+    "ISTIO_INBOUND_INTERCEPTION_MODE",
+    "ISTIO_INBOUND_PORTS",
+    "ISTIO_LOCAL_EXCLUDE_PORTS",
+    "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
+    "ISTIO_LOG_DIR",
+    "ISTIO_METAJSON_LABELS",
+    "ISTIO_NAMESPACE",
+    "ISTIO_OUTBOUND_PORTS",
+    "ISTIO_PILOT_PORT",
+    "ISTIO_SERVICE",
+    "ISTIO_SERVICE_CIDR",
+    "ISTIO_SERVICE_EXCLUDE_CIDR",
+    "ISTIO_SVC_IP",
+    "ISTIO_SYSTEM_NAMESPACE",
+    "OUTPUT_CERTS",
+    "PILOT_ADDRESS",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "PROV_CERT",
+    "PROXY_CONFIG",
+    "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION",
+    "SECRET_GRACE_PERIOD_RATIO",
+    "SECRET_GRACE_PERIOD_RATIO_JITTER",
+    "SECRET_TTL",
+    "SERVICE_ACCOUNT",
+    "TRUST_DOMAIN",
+    "WORKLOAD_RSA_KEY_SIZE",
+    "ISTIO_DELTA_XDS",
+];
