@@ -1,221 +1,155 @@
-"""vm-agent beside the real pilot-agent: memory, and the time from the start to the first certificate and to ready.
+"""`make bench`: vm-agent beside the real pilot-agent, in turn, on one machine and one control plane.
 
-Run it with `make bench`; ARGS=10 changes the number of runs of each, SETTLE=30 the seconds of idling. All take turns on
-one control plane with the same Envoy binary and without redirect rules, each in a directory of its own, and one ends
-before the next starts. Nothing is asserted: the figures are for comparing, on one machine at one time.
-
- - first certificate: the certificate's file is there (pilot-agent: OUTPUT_CERTS; vm-agent: identity.exportDirectory)
- - ready: Envoy's health page on 15021 answers 200
- - memory: of the agent's own process, once it has been joined and idle for SETTLE seconds
- - pilot-agent gets its best case: no probing for a cloud, no DNS
- - CPU: what the agent's own process used from its start to ready
+Absolute figures hold for one run on one machine; the ratios are what counts. Usage: compare.py [RUNS]
 """
 
-import http.client
 import json
 import os
 import pathlib
-import platform
-import shutil
-import signal
+import re
 import statistics
 import subprocess
 import sys
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests/istio"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/istio"))
 
-from lab import BIN, PEERS, Lab, until  # noqa: E402
-from vm import AGENT, ENVOY  # noqa: E402
+from lab import BIN, CONTROL_PLANE, PEERS, Lab, until  # noqa: E402
+from vm import Vm  # noqa: E402
 
-RUNS = int(sys.argv[1]) if sys.argv[1:2] and sys.argv[1].isdigit() else 7
-SETTLE = float(os.environ.get("SETTLE", "5"))
-IP, GROUP, PROXY_UID = "10.99.0.11", "client", 1337
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def environment_of(path):
-    """The variables of istioctl's cluster.env: lines of NAME='value'."""
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-    return {name: value[1:-1] if value[:1] == "'" else value for name, value in pairs}
-
-
-class PilotAgent:
-    """Set up as Istio's package for VMs does it, in a directory of its own."""
-
-    def __init__(self, label, **settings):
-        self.name, self.settings = label, settings
-
-    def prepare(self, lab, directory):
-        source = lab.join_directory(GROUP)
-        for sub in ("etc/istio/proxy", "etc/istio/config", "etc/certs", "var/run/secrets/tokens", "var/lib/istio/envoy"):
-            (directory / sub).mkdir(parents=True)
-        for name, target in (("root-cert.pem", "etc/certs/root-cert.pem"), ("istio-token", "var/run/secrets/tokens/istio-token"),
-                             ("mesh.yaml", "etc/istio/config/mesh")):
-            shutil.copy(source / name, directory / target)
-        shutil.copy(PEERS / "envoy_bootstrap_tmpl.json", directory / "var/lib/istio/envoy/envoy_bootstrap_tmpl.json")
-        for path in (directory, *directory.rglob("*")):
-            os.chown(path, PROXY_UID, PROXY_UID)
-        environment = {
-            "PATH": os.environ["PATH"], "PROV_CERT": "./etc/certs", "OUTPUT_CERTS": "./etc/certs", "INSTANCE_IP": IP,
-            "POD_NAME": "vm1", "ISTIO_META_INSTANCE_IPS": IP, "CA_ADDR": "istiod.istio-system.svc:15012",
-            **environment_of(source / "cluster.env"), "ISTIO_META_DNS_CAPTURE": "false", "CLOUD_PLATFORM": "none", **self.settings}
-        binaries = lab.directory / "bin"   # where another user may run them
-        command = ["setpriv", "--reuid", PROXY_UID, "--regid", PROXY_UID, "--clear-groups", binaries / "pilot-agent", "proxy",
-                   "--templateFile", "var/lib/istio/envoy/envoy_bootstrap_tmpl.json", "--binaryPath", binaries / "envoy"]
-        return command, environment, directory / "etc/certs/cert-chain.pem"
-
-
-class Join:
-    """`vm-agent join --foreground` into an empty root: all checks, then the daemon."""
-
-    name = "vm-agent join"
-
-    def prepare(self, lab, directory):
-        exported = directory / "exported"
-        command = [AGENT, "join", lab.join_directory(GROUP), "--root", directory, "--foreground", "--name", "vm1", "--address", IP,
-                   "--proxy-binary", ENVOY, "--capture", "none", "--set", f"identity.exportDirectory={exported}"]
-        return command, dict(os.environ), exported / "cert-chain.pem"
-
-
-class Run:
-    """`vm-agent run`, as the service unit starts it, on a machine that was set up and has no certificate yet."""
-
-    name = "vm-agent run"
-
-    def __init__(self):
-        self.root = None
-
-    def prepare(self, lab, directory):
-        exported = lab.directory / "bench-root/exported"
-        if self.root is None:
-            self.root = lab.directory / "bench-root"
-            self.root.mkdir()
-            command, environment, _ = Join().prepare(lab, self.root)
-            joined = lab.start("vm1", *command, log="bench-join.log", environment=environment)
-            status = [AGENT, "--root", self.root, "wait", "--for", "ready", "--timeout", "30s"]
-            until("the machine has joined", lambda: lab.run("vm1", *status, check=False).returncode == 0)
-            lab.stop(joined)
-            until("istiod has removed the entry", lambda: not lab.entries(), pause=0.2)
-        (self.root / "var/lib/vm-agent/identity.json").unlink()
-        shutil.rmtree(exported)
-        return [AGENT, "--root", self.root, "run"], dict(os.environ), exported / "cert-chain.pem"
-
-
-def health():
-    connection = http.client.HTTPConnection("127.0.0.1", 15021, timeout=2)
-    try:
-        connection.request("GET", "/healthz/ready")
-        return connection.getresponse().status == 200
-    finally:
-        connection.close()
-
-
-def watch(certificate, limit=60):
-    """Runs inside the VM's namespace: says when the certificate is there and when Envoy is ready (clock: CLOCK_MONOTONIC)."""
-    seen, end = {}, time.monotonic() + limit
-    while time.monotonic() < end and len(seen) < 2:
-        if "certificate" not in seen and os.path.exists(certificate):
-            seen["certificate"] = time.monotonic()
-        try:
-            if "ready" not in seen and health():
-                seen["ready"] = time.monotonic()
-        except OSError:
-            pass
-        time.sleep(0.002)
-    print(json.dumps(seen))
+RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+#: What an idle agent is given to come to rest before its memory is read.
+REST = 4.0
 
 
 def memory(pid):
-    """Megabytes: resident, its share of what it shares, and its own alone."""
-    rows = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    return {f"agent {label}, MB": int(rows[field].split()[0]) / 1024 for field, label in (("Rss", "RSS"), ("Pss", "PSS"), ("Anonymous", "anonymous"))}
+    """Resident, proportional and anonymous kilobytes of a process."""
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    value = lambda name: int(re.search(rf"^{name}:\s+(\d+) kB", text, re.M).group(1))
+    return value("Rss"), value("Pss"), value("Anonymous")
 
 
-def cpu(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * 1000 / TICKS
+
+class Peer:
+    """The real pilot-agent as a VM's agent, without capture and DNS, as the comparison is of agents."""
+
+    def __init__(self, lab, vm, key):
+        self.lab, self.vm, self.key = lab, vm, key
+        self.directory = lab.directory / "pilot"
+
+    def prepare(self):
+        subprocess.run(["rm", "-rf", self.directory], check=True)
+        source = self.lab.join_directory(self.vm.group)
+        for part in ("etc/istio/proxy", "etc/istio/config", "etc/certs", "var/run/secrets/tokens", "var/lib/istio/envoy"):
+            (self.directory / part).mkdir(parents=True)
+        for name, target in (("root-cert.pem", "etc/certs"), ("istio-token", "var/run/secrets/tokens")):
+            (self.directory / target / name).write_bytes((source / name).read_bytes())
+        (self.directory / "etc/istio/config/mesh").write_bytes((source / "mesh.yaml").read_bytes())
+        template = self.directory / "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
+        template.write_bytes((PEERS / "envoy_bootstrap_tmpl.json").read_bytes())
+        subprocess.run(["chown", "-R", "1337", self.directory], check=True)
+
+    def start(self):
+        source = self.lab.join_directory(self.vm.group)
+        # pilot-agent starts /usr/local/bin/envoy unless its mesh file names another one.
+        mesh = self.directory / "etc/istio/config/mesh"
+        mesh.write_text(mesh.read_text().replace("defaultConfig:\n", f"defaultConfig:\n  binaryPath: {self.vm.lab.directory}/envoy\n", 1))
+        environment = f"set -a; . {source}/cluster.env; ISTIO_META_DNS_CAPTURE=false; CLOUD_PLATFORM=none; {self.key} "
+        environment += f"PROV_CERT=./etc/certs OUTPUT_CERTS=./etc/certs INSTANCE_IP={self.vm.ip} POD_NAME={self.vm.name} CA_ADDR=istiod.istio-system.svc:15012; set +a; "
+        command = environment + f"exec setpriv --reuid 1337 --regid 1337 --clear-groups {self.vm.lab.directory}/pilot-agent proxy --templateFile var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
+        return self.lab.start(self.vm.name, "bash", "-c", command, log="pilot.log", cwd=self.directory)
 
 
-def measure(lab, agent, number):
-    directory = lab.directory / f"bench-{number}"
-    directory.mkdir()
-    command, environment, certificate = agent.prepare(lab, directory)
-    watcher = subprocess.Popen(["ip", "netns", "exec", lab.namespace("vm1"), sys.executable, __file__, "--watch", certificate],
-                               stdout=subprocess.PIPE, text=True)
-    lab.processes.append(watcher)
-    begin = time.monotonic()
-    process = lab.start("vm1", *command, log=f"{directory.name}.log", environment=environment, cwd=directory)
+class Ours:
+    def __init__(self, lab, vm):
+        self.lab, self.vm = lab, vm
+
+    def prepare(self):
+        self.vm.join().until_ready()
+        self.vm.stop()
+        # The next start is a first one: it has the configuration and the token, and no certificate.
+        (self.vm.root / "var/lib/vm-agent/identity.json").unlink()
+
+    def start(self):
+        return self.vm.run().process
+
+
+def measure(lab, vm, agent):
+    """One start: times from exec, then memory at rest."""
+    agent.prepare()
+    started = time.monotonic()
+    process = agent.start()
+    times = {}
+
+    def seen():
+        if "certificate" not in times:
+            shown = lab.run(vm.name, "curl", "-s", "-m", "2", "http://127.0.0.1:15000/certs", check=False).stdout
+            if "spiffe://" in shown:
+                times["certificate"] = time.monotonic() - started
+        if vm.health_page() == 200:
+            times.setdefault("ready", time.monotonic() - started)
+        return len(times) == 2
+
     try:
-        seen = json.loads(watcher.communicate(timeout=90)[0])
-        used = cpu(process.pid)
-        if len(seen) < 2:
-            raise SystemExit(f"{agent.name} was not ready in time:\n{lab.log(directory.name + '.log')[-3000:]}")
-        time.sleep(SETTLE)
-        rest = memory(process.pid)
-    finally:
-        lab.stop(process, limit=60)
-        for pid in lab.pids("vm1"):
-            os.kill(pid, signal.SIGKILL)
-        until("the machine is empty", lambda: not lab.pids("vm1"))
-        until("istiod has removed the entry", lambda: not lab.entries(), pause=0.2)
-    shutil.rmtree(directory)
-    return {"first certificate, ms": (seen["certificate"] - begin) * 1000, "ready, ms": (seen["ready"] - begin) * 1000,
-            "agent CPU to ready, ms": used, **rest}
+        until("ready with a certificate", seen, limit=60, pause=0.005)
+    except AssertionError:
+        print(lab.log(f"{vm.name}.log")[-2000:], lab.log("pilot.log")[-2000:], file=sys.stderr)
+        raise
+    time.sleep(REST)
+    resident, proportional, anonymous = memory(process.pid)
+    lab.stop(process)
+    vm.reset()
+    until("the entry is gone", lambda: not lab.entries(), limit=60, pause=0.3)
+    return {"certificate in Envoy, ms": times["certificate"] * 1000, "ready, ms": times["ready"] * 1000,
+            "agent RSS, MB": resident / 1024, "agent PSS, MB": proportional / 1024, "agent anonymous, MB": anonymous / 1024}
 
 
-def table(agents, results):
-    names, peers = [agent.name for agent in agents], [agent.name for agent in agents if isinstance(agent, PilotAgent)]
-    rows = [["median (min - max)", *names, *(f"run to {name}" for name in peers)]]
-    for figure in results[names[0]][0]:
-        medians, row = {}, [figure]
-        for name in names:
-            values = [result[figure] for result in results[name]]
-            medians[name] = statistics.median(values)
-            row.append(f"{medians[name]:.1f} ({min(values):.1f} - {max(values):.1f})")
-        row += [f"{medians[Run.name] / medians[peer]:.2f}" if medians[peer] else "-" for peer in peers]
-        rows.append(row)
-    sizes = {agent.name: ((BIN / "pilot-agent") if isinstance(agent, PilotAgent) else AGENT).stat().st_size for agent in agents}
-    rows.append(["binary, MB", *(f"{sizes[name] / 1e6:.1f}" for name in names), *(f"{sizes[Run.name] / sizes[peer]:.2f}" for peer in peers)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in (
-        rows[0], ["-" * width for width in widths], *rows[1:]))
+def own_certificate(lab, vm):
+    """From the agent's own clock: start to first certificate, and to ready."""
+    vm.join().until_ready()
+    timings = vm.status()["timings"]
+    vm.stop()
+    vm.reset()
+    until("the entry is gone", lambda: not lab.entries(), limit=60, pause=0.3)
+    return timings
 
 
 def main():
-    # The lab is taken down when the program ends; without this a SIGTERM would end it before that.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if not AGENT.exists():
-        raise SystemExit(f"{AGENT} is missing: run `make build`")
-    agents = [Run(), Join(), PilotAgent("pilot-agent"), PilotAgent("pilot-agent, ECDSA", ECC_SIGNATURE_ALGORITHM="ECDSA")]
-    results = {agent.name: [] for agent in agents}
     lab = Lab()
     try:
         lab.up()
         lab.story()
-        lab.vm("vm1", IP)
-        (lab.directory / "bin").mkdir()
-        for name in ("pilot-agent", "envoy"):
-            shutil.copy(BIN / name, lab.directory / "bin" / name)
-        # pilot-agent resolves istiod's name; Istio has the operator add this file of istioctl's to the machine's own.
-        with open(f"/etc/netns/{lab.namespace('vm1')}/hosts", "a", encoding="utf-8") as hosts:
-            hosts.write((lab.join_directory(GROUP) / "hosts").read_text())
-        for run in range(RUNS + 1):
-            for agent in agents:
-                result = measure(lab, agent, f"{agent.name.replace(', ', '-').replace(' ', '-')}-{run}")
-                warm = "" if run else "  (warm-up, not counted)"
-                print(f"run {run} {agent.name}: {', '.join(f'{name} {value:.1f}' for name, value in result.items())}{warm}", flush=True)
-                if run:
-                    results[agent.name].append(result)
+        # pilot-agent has to resolve istiod's name.
+        lab.vm("vm1", "10.99.0.11", hosts=f"{CONTROL_PLANE} istiod.istio-system.svc\n")
+        vm = Vm(lab, "vm1", "10.99.0.11", "client")
+        for name in ("envoy", "pilot-agent"):
+            os.link(BIN / name, lab.directory / name) if os.stat(BIN).st_dev == os.stat(lab.directory).st_dev else subprocess.run(["cp", BIN / name, lab.directory], check=True)
+        agents = {
+            "vm-agent": Ours(lab, vm),
+            "pilot-agent": Peer(lab, vm, ""),
+            "pilot-agent, ECDSA": Peer(lab, vm, "ECC_SIGNATURE_ALGORITHM=ECDSA"),
+        }
+        found = {name: [] for name in agents}
+        for number in range(RUNS):
+            for name, agent in agents.items():
+                found[name].append(measure(lab, vm, agent))
+            print(f"run {number + 1} of {RUNS}", file=sys.stderr)
+        print(f"{'median (min-max), n = ' + str(RUNS):<28}" + "".join(f"{name:>26}" for name in agents) + f"{'ratio to ECDSA':>18}")
+        for figure in found["vm-agent"][0]:
+            row, medians = "", {}
+            for name in agents:
+                values = [one[figure] for one in found[name]]
+                medians[name] = statistics.median(values)
+                row += f"{f'{medians[name]:.1f} ({min(values):.1f}-{max(values):.1f})':>26}"
+            print(f"{figure:<28}{row}{medians['vm-agent'] / medians['pilot-agent, ECDSA']:>18.2f}")
+        own = [own_certificate(lab, vm) for _ in range(RUNS)]
+        for name in ("certificate_ms", "registered_ms", "proxy_ready_ms", "ready_ms"):
+            values = [one[name] for one in own]
+            print(f"vm-agent's own clock: {name:<16} {statistics.median(values):.0f} ({min(values)}-{max(values)})")
+        print(json.dumps({"binary_bytes": os.path.getsize(vm.join_command()[0])}))
     finally:
         lab.down()
-    print(f"\n{RUNS} runs of each in turn, {os.cpu_count()} processors, Linux {platform.release()}, load {os.getloadavg()[0]:.1f}\n")
-    print(table(agents, results))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--watch"]:
-        watch(sys.argv[2])
-    else:
-        main()
+    main()

@@ -109,7 +109,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["base/clock.rs"]),
     ("env::var", &[]),
     ("env::vars", &[]),
-    ("env::vars_os", &[]),
+    ("env::vars_os", &["cli/settings.rs"]),
     ("env::var_os", &["cli/screen.rs", "cli/run.rs"]),
     ("File::create", &[]),
     ("OpenOptions", &["base/fsio.rs"]),

@@ -1,3 +1,5 @@
+#![allow(clippy::too_many_lines, reason = "a table of cases is read from top to bottom")]
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -253,10 +253,7 @@ fn a_file_that_was_cut_off_is_refused() {
     }
     // YAML that is cut off can still be YAML, and so can shell lines.
     let bed = Bed::new();
-    bed.write(
-        "mesh.yaml",
-        &MESH.replace(",\n    \"SERVICE_ACCOUNT\": \"client\"", "").trim_end().to_owned(),
-    );
+    bed.write("mesh.yaml", MESH.replace(",\n    \"SERVICE_ACCOUNT\": \"client\"", "").trim_end());
     let told = bed.told();
     assert!(told.contains("mesh.yaml: its last line has no end, and"), "{told}");
     let bed = Bed::new();
