@@ -6,13 +6,15 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
 
 use super::ProxyUser;
+use super::process::BOOTSTRAP;
+use crate::base::fsio;
 
 /// What to become.
 #[derive(Clone, Debug)]
@@ -58,9 +60,10 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
             .map_err(|error| failed(&format!("become user {uid}"), error.into()))?;
     }
     prctl::set_no_new_privs().map_err(|error| failed("forbid new privileges", error.into()))?;
+    let arguments = reachable(args.args);
     let path = CString::new(args.binary.as_os_str().as_bytes()).unwrap_or_default();
     let mut argv = vec![path.clone()];
-    argv.extend(args.args.into_iter().filter_map(|arg| CString::new(arg).ok()));
+    argv.extend(arguments.into_iter().filter_map(|arg| CString::new(arg).ok()));
     let environment = [c"PATH=/usr/local/bin:/usr/bin:/bin".to_owned()];
     // The kernel cannot start a script from a closed file: its interpreter opens it by its path.
     let started = if is_script(&mut binary) {
@@ -72,6 +75,23 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
         Ok(never) => Ok(never),
         Err(error) => Err(failed(&format!("start {}", args.binary.display()), error.into())),
     }
+}
+
+/// Envoy resolves its bootstrap's whole path. Where a directory above ours is closed to its user it
+/// gets the text itself (which holds no secret) instead of the file.
+fn reachable(args: Vec<String>) -> Vec<String> {
+    let bootstrap = Path::new(BOOTSTRAP);
+    let names_it = args.windows(2).any(|pair| pair == ["-c", BOOTSTRAP]);
+    if !names_it || bootstrap.canonicalize().is_ok() {
+        return args;
+    }
+    let Ok(text) = fsio::read_text(bootstrap, BOOTSTRAP_BYTES) else { return args };
+    let swap = |arg: String| match arg.as_str() {
+        "-c" => "--config-yaml".to_owned(),
+        BOOTSTRAP => text.clone(),
+        _ => arg,
+    };
+    args.into_iter().map(swap).collect()
 }
 
 /// Every connection through the mesh takes two; a low limit is no reason not to start.
@@ -86,3 +106,6 @@ fn is_script(binary: &mut File) -> bool {
     let read = binary.read_exact(&mut start).and_then(|()| binary.rewind());
     read.is_ok() && &start == b"#!"
 }
+
+/// The kernel's limit for one argument.
+const BOOTSTRAP_BYTES: u64 = 128 << 10;

@@ -14,7 +14,10 @@ ENVOY = BIN / "envoy"
 class Vm:
     def __init__(self, lab, name, ip, group):
         self.lab, self.name, self.ip, self.group = lab, name, ip, group
-        self.root = lab.directory / f"root-{name}"
+        # Closed to every other user, as temporary directories are: Envoy's user must not need the way there.
+        private = lab.directory / f"private-{name}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        self.root = private / "root"
         self.root.mkdir(exist_ok=True)
         self.process = None
 
