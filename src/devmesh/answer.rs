@@ -89,11 +89,11 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, "Conflict", &words, Some(details))
     }
 
-    /// `what` is such as `workloadentries.networking.istio.io "vm1"`, `kind` its plural.
+    /// A refusal of the authorizer. A subresource is named in the act, not in the subject.
     pub(super) fn forbidden(user: &str, act: &Act<'_>) -> Self {
         let Act { verb, plural, group, namespace, name } = act;
-        let full =
-            if group.is_empty() { (*plural).to_owned() } else { format!("{plural}.{group}") };
+        let kind = plural.split('/').next().unwrap_or_default();
+        let full = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let subject = if name.is_empty() { full } else { format!("{full} {name:?}") };
         let place = if namespace.is_empty() {
             "at the cluster scope".to_owned()
@@ -104,7 +104,7 @@ impl Refusal {
             "{subject} is forbidden: User {user:?} cannot {verb} resource {plural:?} in API group \
              {group:?} {place}"
         );
-        let details = json!({"name": name, "group": group, "kind": plural});
+        let details = json!({"name": name, "group": group, "kind": kind});
         Self::new(StatusCode::FORBIDDEN, "Forbidden", &words, Some(details))
     }
 

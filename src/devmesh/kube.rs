@@ -49,6 +49,8 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/readyz", get(|| async { "ok" }))
         .route("/livez", get(|| async { "ok" }))
         .route("/healthz", get(|| async { "ok" }))
+        .route("/api", get(core_versions))
+        .route("/api/v1", get(core_resources))
         .route("/apis", get(groups))
         .route("/apis/networking.istio.io", get(group_versions))
         .route(group, get(resources))
@@ -343,6 +345,20 @@ async fn version() -> Json<Value> {
     Json(
         json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
     )
+}
+
+async fn core_versions() -> Json<Value> {
+    Json(json!({"kind": "APIVersions", "versions": ["v1"]}))
+}
+
+async fn core_resources() -> Json<Value> {
+    let token = json!({
+        "name": "serviceaccounts/token", "singularName": "", "namespaced": true,
+        "group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"],
+    });
+    Json(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [token],
+    }))
 }
 
 async fn groups() -> Json<Value> {
