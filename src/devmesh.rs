@@ -5,148 +5,251 @@
 //! Faults can be switched on while it runs.
 
 mod ads;
+mod answer;
+mod apply;
 mod ca;
+mod faults;
+mod join;
 mod kube;
 mod pki;
+mod registration;
+mod resources;
+mod seen;
+mod store;
 mod tls;
 mod token;
 
+#[cfg(test)]
+mod tests;
+
+pub use faults::{Fault, Faults, Service};
+pub use join::{JoinSpec, write_join_directory};
+pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
+pub use seen::{
+    DEADLINE, NotSeen, Proof, RECORDS, Seen, SeenAnswer, SeenCall, SeenCaller, SeenCsr, SeenHealth,
+    Witness,
+};
+pub use store::{API_VERSION, GROUP, Objects, Resource};
+pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{DistinguishedName, DnType, KeyPair};
+use secrecy::SecretString;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use crate::base::clock::{self, SharedClock};
 use crate::base::tasks::Tasks;
-use pki::Authority;
-use token::Tokens;
+use crate::identity::{SpiffeIdError, TrustDomain};
+use crate::proto::nds::NameInfo;
+use pki::{Authorities, Authority, DAY, Order};
+use store::Key;
+use tls::{Door, Identity, Settings};
+use token::{Account, Claims, Tokens};
 
-/// What goes wrong on purpose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing.
-    #[default]
-    None,
-    /// Calls are never answered.
-    Hang,
-    /// The certificate is for somebody else.
-    OtherIdentity,
-    /// Calls are refused as unauthenticated.
-    Refuse,
-    /// The answer is no certificate.
-    Rubbish,
-    /// The certificate is signed by an unknown root.
-    UntrustedRoot,
+/// What kind of mesh it shall be. The default is istiod's.
+#[derive(Clone)]
+pub struct Options {
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// The only cluster that a token's bearer may claim to be in.
+    pub cluster_id: String,
+    /// The mesh's name, for join directories.
+    pub mesh_id: String,
+    /// The lifetime of certificates where none is asked for.
+    pub default_ttl: Duration,
+    /// The longest lifetime that may be asked for.
+    pub max_ttl: Duration,
+    /// True: an intermediate signs, and is part of every chain.
+    pub intermediate: bool,
+    /// Where istiod listens; port 0 for one of the system's choice. Loopback only.
+    pub listen: SocketAddr,
+    /// Where the Kubernetes API listens. Loopback only.
+    pub kube_listen: SocketAddr,
+    /// How long a disconnected machine's entry is left.
+    pub grace: Duration,
+    /// How often such entries are swept away; `None`: only by [`Mesh::sweep`].
+    pub sweep_every: Option<Duration>,
+    /// The clock of certificates, tokens and objects.
+    pub clock: SharedClock,
 }
 
-/// What the mesh has seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Certificate requests that came with a client certificate.
-    pub by_certificate: u64,
-    /// Certificate requests that came with a token alone.
-    pub by_token: u64,
-    /// Certificate requests that were refused.
-    pub refused: u64,
-    /// Configuration streams.
-    pub streams: u64,
-    /// Responses that a proxy took.
-    pub acks: u64,
-    /// Responses that a proxy refused.
-    pub nacks: u64,
+impl Default for Options {
+    fn default() -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            cluster_id: "Kubernetes".to_owned(),
+            mesh_id: "devmesh".to_owned(),
+            default_ttl: DAY,
+            max_ttl: 90 * DAY,
+            intermediate: false,
+            listen: any,
+            kube_listen: any,
+            grace: Duration::from_secs(10),
+            sweep_every: None,
+            clock: clock::system(),
+        }
+    }
 }
 
-/// Why the mesh did not start.
+/// Why the mesh did not start, or did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MeshError {
-    /// A port cannot be had.
-    #[error("cannot listen on loopback")]
-    Listen(#[from] std::io::Error),
     /// A certificate cannot be made.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// Connections did not end in time.
+    #[error("connections did not end within {LAST_CALL:?}")]
+    Busy,
+    /// A port cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Tokens and certificates of this mesh are for everyone who can reach it.
+    #[error("{0} is not a loopback address: the development mesh is for this machine alone")]
+    NotLoopback(SocketAddr),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
+    /// The trust domain is none.
+    #[error("{0:?} is no trust domain")]
+    TrustDomain(String, #[source] SpiffeIdError),
+}
+
+/// A certificate with its key, for a client.
+pub struct ClientIdentity {
+    /// Leaf and intermediate, PEM.
+    pub chain_pem: String,
+    /// The private key, PKCS#8 PEM.
+    pub key_pem: SecretString,
 }
 
 /// What the services share.
 pub(crate) struct State {
-    authority: Authority,
-    other: Authority,
+    options: Options,
+    trust_domain: TrustDomain,
+    authorities: Mutex<Authorities>,
+    stranger: Authority,
     tokens: Tokens,
-    fault: Mutex<Fault>,
+    faults: Faults,
     seen: watch::Sender<Seen>,
-    groups: Mutex<Vec<String>>,
-    kube: kube::Store,
+    /// Counts pushes; every stream answers again at each.
+    pushes: watch::Sender<u64>,
+    names: Mutex<BTreeMap<String, NameInfo>>,
+    objects: Objects,
+    permissions: kube::Permissions,
+    /// Streams per auto-registered entry.
+    live: Mutex<BTreeMap<Key, u32>>,
+    /// Cancelled to break all connections.
+    cut: Mutex<CancellationToken>,
+}
+
+impl State {
+    fn see(&self, change: impl FnOnce(&mut Seen)) {
+        self.seen.send_modify(change);
+    }
 }
 
 /// A running mesh. It ends when it is dropped.
 pub struct Mesh {
     state: Arc<State>,
+    istiod: Arc<Settings>,
+    kubernetes: Arc<Settings>,
     address: SocketAddr,
     kube_address: SocketAddr,
-    tasks: Tasks,
+    tasks: Mutex<Tasks>,
 }
 
 impl Mesh {
-    /// Starts a mesh on ports of the system's choice.
+    /// Starts a mesh.
     ///
     /// # Errors
-    /// When a port or a certificate cannot be had.
-    pub async fn start() -> Result<Self, MeshError> {
-        let state = Arc::new(State {
-            authority: Authority::new("devmesh")?,
-            other: Authority::new("stranger")?,
-            tokens: Tokens::new(),
-            fault: Mutex::default(),
-            seen: watch::Sender::default(),
-            groups: Mutex::default(),
-            kube: kube::Store::default(),
-        });
-        let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (address, kube_address) = (grpc.local_addr()?, api.local_addr()?);
-        let mesh = Self { state, address, kube_address, tasks: Tasks::new().0 };
-        mesh.serve(grpc, api)?;
+    /// When a port or a certificate cannot be had, or an address is not loopback.
+    pub async fn start(options: Options) -> Result<Self, MeshError> {
+        let grpc = listen(options.listen).await?;
+        let api = listen(options.kube_listen).await?;
+        let address = |listener: &TcpListener, wanted| {
+            listener.local_addr().map_err(|source| MeshError::Listen { address: wanted, source })
+        };
+        let (address, kube_address) =
+            (address(&grpc, options.listen)?, address(&api, options.kube_listen)?);
+        let state = State::new(options)?;
+        let (istiod, kubernetes) = state.settings()?;
+        let mesh = Self {
+            state: Arc::new(state),
+            istiod: Arc::new(Mutex::new(istiod)),
+            kubernetes: Arc::new(Mutex::new(kubernetes)),
+            address,
+            kube_address,
+            tasks: Mutex::new(Tasks::new().0),
+        };
+        mesh.serve(grpc, api);
         Ok(mesh)
     }
 
-    fn serve(&self, grpc: TcpListener, api: TcpListener) -> Result<(), MeshError> {
-        let server = tls::server(&self.state.authority)?;
-        let incoming = tls::accept(grpc, server.clone(), &self.tasks);
-        let stop = self.tasks.stop_signal();
-        let router = tonic::transport::Server::builder()
-            .add_service(ca::service(Arc::clone(&self.state)))
-            .add_service(ads::service(Arc::clone(&self.state), self.tasks.clone()))
-            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        self.tasks.critical("grpc", router);
-        self.tasks.critical(
-            "kube",
-            kube::serve(api, server, Arc::clone(&self.state), self.tasks.clone()),
-        );
-        Ok(())
+    fn serve(&self, grpc: TcpListener, api: TcpListener) {
+        let tasks = lock(&self.tasks).clone();
+        let state = &self.state;
+        let services = tonic::service::Routes::new(ca::service(Arc::clone(state)))
+            .add_service(ads::service(Arc::clone(state), tasks.clone()));
+        let istiod = Door {
+            listener: grpc,
+            settings: Arc::clone(&self.istiod),
+            router: services.prepare().into_axum_router(),
+        };
+        let kubernetes = Door {
+            listener: api,
+            settings: Arc::clone(&self.kubernetes),
+            router: kube::router(Arc::clone(state)),
+        };
+        for (name, door) in [("devmesh-istiod", istiod), ("devmesh-kubernetes", kubernetes)] {
+            tasks.spawn(name, tls::serve(door, Arc::clone(state), tasks.clone()));
+        }
+        if let Some(every) = state.options.sweep_every {
+            let state = Arc::clone(state);
+            tasks.spawn("devmesh-sweep", async move {
+                loop {
+                    tokio::time::sleep(every).await;
+                    registration::sweep(&state, state.options.grace);
+                }
+            });
+        }
     }
 
     /// Goes away: nobody listens, and every connection breaks.
     ///
     /// # Errors
-    /// When the last tasks do not end in time.
-    pub async fn go_away(&mut self) -> Result<(), std::io::Error> {
-        let ended = self.tasks.finish(Duration::from_secs(10)).await;
-        self.tasks = Tasks::new().0;
-        if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) }
+    /// [`MeshError::Busy`] when the last tasks do not end in time.
+    pub async fn go_away(&self) -> Result<(), MeshError> {
+        let tasks = std::mem::replace(&mut *lock(&self.tasks), Tasks::new().0);
+        if tasks.finish(LAST_CALL).await { Ok(()) } else { Err(MeshError::Busy) }
     }
 
-    /// Comes back on the same ports, with the same roots and objects.
+    /// Comes back on the same ports, with the same roots and objects. Only after
+    /// [`Mesh::go_away`].
     ///
     /// # Errors
     /// When a port was taken meanwhile.
-    pub async fn come_back(&mut self) -> Result<(), MeshError> {
-        let grpc = TcpListener::bind(self.address).await?;
-        let api = TcpListener::bind(self.kube_address).await?;
-        self.serve(grpc, api)
+    pub async fn come_back(&self) -> Result<(), MeshError> {
+        let (grpc, api) = (listen(self.address).await?, listen(self.kube_address).await?);
+        self.serve(grpc, api);
+        Ok(())
+    }
+
+    /// Breaks all connections, as istiod does at their greatest age; it goes on listening.
+    pub fn cut_connections(&self) {
+        std::mem::take(&mut *lock(&self.state.cut)).cancel();
     }
 
     /// istiod's address: certificates and configuration.
@@ -161,62 +264,250 @@ impl Mesh {
         self.kube_address
     }
 
-    /// The roots of both, PEM.
+    /// All roots, of istiod and of the Kubernetes API, PEM.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.state.authority.root_pem()
+        lock(&self.state.authorities).roots_pem()
     }
 
-    /// A token of a service account.
+    /// From now on a new root signs certificates. The old ones are still trusted, and the servers
+    /// still show certificates of the old one.
+    ///
+    /// # Errors
+    /// When the root cannot be made.
+    pub fn rotate_root(&self) -> Result<(), MeshError> {
+        let options = &self.state.options;
+        let new = Authority::new("devmesh", options.clock.now(), options.intermediate)?;
+        lock(&self.state.authorities).rotate(new);
+        self.renew_servers()
+    }
+
+    /// Only the newest root is left; the servers show certificates of it. New connections with
+    /// older client certificates fail.
+    ///
+    /// # Errors
+    /// When the servers' certificates cannot be made.
+    pub fn retire_old_roots(&self) -> Result<(), MeshError> {
+        lock(&self.state.authorities).retire();
+        self.renew_servers()
+    }
+
+    fn renew_servers(&self) -> Result<(), MeshError> {
+        let (istiod, kubernetes) = self.state.settings()?;
+        *lock(&self.istiod) = istiod;
+        *lock(&self.kubernetes) = kubernetes;
+        Ok(())
+    }
+
+    /// A token of a service account; one with a life of zero has expired.
     #[must_use]
     pub fn token(&self, namespace: &str, account: &str, audience: &str, life: Duration) -> String {
-        self.state.tokens.make(namespace, account, audience, life)
+        let account = Account::new(namespace, account);
+        let claims = Claims { account: &account, audiences: &[audience], life };
+        self.state.tokens.make(&claims, self.state.options.clock.now())
     }
 
-    /// Adds a WorkloadGroup, `namespace/name`.
+    /// The token of the Kubernetes API's administrator.
+    #[must_use]
+    pub fn admin_token(&self) -> &str {
+        self.state.tokens.admin()
+    }
+
+    /// Refuses the account's tokens from now on, as when it is deleted.
+    pub fn delete_service_account(&self, namespace: &str, account: &str) {
+        self.state.tokens.delete(Account::new(namespace, account));
+    }
+
+    /// A certificate of a workload, valid between these times, signed as the mesh signs now.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn workload_certificate(
+        &self,
+        id: &str,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<ClientIdentity, MeshError> {
+        self.sign(Order::workload(id, not_before, not_after)?)
+    }
+
+    /// A client certificate of a Kubernetes user for a day; the group `system:masters` may do
+    /// everything.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn user_certificate(
+        &self,
+        user: &str,
+        groups: &[&str],
+    ) -> Result<ClientIdentity, MeshError> {
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, user);
+        for &group in groups {
+            subject.push(DnType::OrganizationName, group);
+        }
+        let now = self.state.options.clock.now();
+        let (not_before, not_after) = (pki::before(now, DAY), pki::after(now, DAY));
+        self.sign(Order { names: Vec::new(), subject, not_before, not_after })
+    }
+
+    fn sign(&self, order: Order) -> Result<ClientIdentity, MeshError> {
+        let key = KeyPair::generate()?;
+        let authority = Arc::clone(&lock(&self.state.authorities).signing);
+        let leaf = authority.sign(order, &key)?.pem();
+        let chain_pem = leaf + &authority.intermediate_pem().unwrap_or_default();
+        Ok(ClientIdentity { chain_pem, key_pem: key.serialize_pem().into() })
+    }
+
+    /// The Kubernetes objects, past all permissions.
+    #[must_use]
+    pub fn objects(&self) -> Objects {
+        self.state.objects.clone()
+    }
+
+    /// Adds a WorkloadGroup, `namespace/name`, whose template's service account has the group's
+    /// name. Others are put with [`Objects::put`].
     pub fn add_group(&self, group: &str) {
-        lock(&self.state.groups).push(group.to_owned());
+        let (namespace, name) = group.split_once('/').unwrap_or(("default", group));
+        let template = json!({"serviceAccount": name});
+        let object = json!({"spec": {"template": template}});
+        self.state.objects.put(Resource::WorkloadGroups, namespace, name, object);
     }
 
-    /// Lets something go wrong from now on.
-    pub fn set_fault(&self, fault: Fault) {
-        *lock(&self.state.fault) = fault;
-    }
-
-    /// Lets a service account write WorkloadEntries of its namespace.
+    /// Lets a service account read and write WorkloadEntries of its namespace.
     pub fn grant(&self, namespace: &str, account: &str) {
-        self.state.kube.grant(namespace, account);
+        let verbs = ["get", "list", "create", "update", "patch", "delete"];
+        self.grant_verbs(namespace, account, &verbs, Resource::WorkloadEntries.plural());
+    }
+
+    /// Lets a service account do this with a resource of its namespace, such as `create` with
+    /// `serviceaccounts/token`.
+    pub fn grant_verbs(&self, namespace: &str, account: &str, verbs: &[&str], resource: &str) {
+        self.state.permissions.grant(&Account::new(namespace, account), verbs, resource);
     }
 
     /// A WorkloadEntry, `namespace/name`.
     #[must_use]
-    pub fn entry(&self, key: &str) -> Option<serde_json::Value> {
-        self.state.kube.get(key)
+    pub fn entry(&self, key: &str) -> Option<Value> {
+        let (namespace, name) = key.split_once('/')?;
+        self.state.objects.get(Resource::WorkloadEntries, namespace, name)
     }
 
-    /// What was seen, whenever it changes.
+    /// Removes the entries of machines that have been disconnected for the grace time or longer;
+    /// tells how many.
+    pub fn sweep(&self, grace: Duration) -> usize {
+        registration::sweep(&self.state, grace)
+    }
+
+    /// Sends everything again to every proxy, with a new version.
+    pub fn push(&self) {
+        self.state.pushes.send_modify(|count| *count += 1);
+    }
+
+    /// Replaces the name table and pushes.
+    pub fn set_names(&self, names: BTreeMap<String, NameInfo>) {
+        *lock(&self.state.names) = names;
+        self.push();
+    }
+
+    /// The switches of what goes wrong.
     #[must_use]
-    pub fn seen(&self) -> watch::Receiver<Seen> {
-        self.state.seen.subscribe()
+    pub fn faults(&self) -> Faults {
+        self.state.faults.clone()
+    }
+
+    /// Lets something go wrong with certificates from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.state.faults.set(Service::Ca, fault);
+    }
+
+    /// What has been seen, to look at and to wait for.
+    #[must_use]
+    pub fn seen(&self) -> Witness {
+        Witness::new(self.state.seen.subscribe())
+    }
+
+    /// What istioctl would write for a WorkloadGroup and its service account, with a token that
+    /// lives an hour. The fields can be changed before [`write_join_directory`].
+    #[must_use]
+    pub fn join_spec(&self, namespace: &str, group: &str, service_account: &str) -> JoinSpec {
+        let options = &self.state.options;
+        let life = Duration::from_secs(3600);
+        JoinSpec {
+            group: group.to_owned(),
+            namespace: namespace.to_owned(),
+            service_account: service_account.to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), group.to_owned())]),
+            ports: BTreeMap::new(),
+            probe: None,
+            discovery_address: format!("{ISTIOD}:{}", self.address.port()),
+            gateway: Some(self.address.ip()),
+            cluster_id: options.cluster_id.clone(),
+            mesh_id: options.mesh_id.clone(),
+            network: String::new(),
+            trust_domain: options.trust_domain.clone(),
+            auto_register: true,
+            capture_dns: true,
+            root_pem: self.root_pem(),
+            token: self.token(namespace, service_account, ISTIO_AUDIENCE, life),
+        }
     }
 }
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        self.tasks.stop();
+        lock(&self.tasks).stop();
     }
 }
 
 impl State {
-    fn fault(&self) -> Fault {
-        *lock(&self.fault)
+    fn new(options: Options) -> Result<Self, MeshError> {
+        let (now, domain) = (options.clock.now(), options.trust_domain.clone());
+        let first = Authority::new("devmesh", now, options.intermediate)?;
+        Ok(Self {
+            trust_domain: domain.parse().map_err(|error| MeshError::TrustDomain(domain, error))?,
+            authorities: Mutex::new(Authorities::new(first)),
+            stranger: Authority::new("stranger", now, options.intermediate)?,
+            tokens: Tokens::new(),
+            faults: Faults::default(),
+            seen: watch::Sender::default(),
+            pushes: watch::Sender::default(),
+            names: Mutex::default(),
+            objects: Objects::new(Arc::clone(&options.clock)),
+            permissions: kube::Permissions::default(),
+            live: Mutex::default(),
+            cut: Mutex::default(),
+            options,
+        })
     }
 
-    fn see(&self, change: impl FnOnce(&mut Seen)) {
-        self.seen.send_modify(change);
+    /// The TLS settings of istiod and of the Kubernetes API.
+    fn settings(
+        &self,
+    ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>), MeshError> {
+        let authorities = lock(&self.authorities).clone();
+        let istiod = Identity { names: &[ISTIOD, "localhost", "127.0.0.1"], protocols: &["h2"] };
+        let kubernetes = Identity {
+            names: &["kubernetes.default.svc", "kubernetes", "localhost", "127.0.0.1"],
+            protocols: &["h2", "http/1.1"],
+        };
+        let make = |identity| tls::settings(&authorities, identity, &self.options.clock);
+        Ok((make(&istiod)?, make(&kubernetes)?))
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, MeshError> {
+    if !address.ip().is_loopback() {
+        return Err(MeshError::NotLoopback(address));
+    }
+    TcpListener::bind(address).await.map_err(|source| MeshError::Listen { address, source })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The name that istiod's certificate carries.
+const ISTIOD: &str = "istiod.istio-system.svc";
+/// Dropping connections takes no time; this is for a machine that swaps.
+const LAST_CALL: Duration = Duration::from_secs(10);

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use vm_agent::devmesh::{Fault, Mesh};
+use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use vm_agent::proto::discovery::{DeltaDiscoveryRequest, Node};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -36,7 +36,7 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let bed = Self {
-            mesh: Mesh::start().await.unwrap(),
+            mesh: Mesh::start(Options::default()).await.unwrap(),
             root: tempfile::tempdir().unwrap(),
             agent: None,
         };
@@ -331,7 +331,7 @@ async fn a_missing_group_and_a_wrong_account_are_said_with_istiods_words() {
     .await;
     drop(proxy);
     let mut other = Bed::new().await;
-    other.mesh = Mesh::start().await.unwrap();
+    other.mesh = Mesh::start(Options::default()).await.unwrap();
     std::fs::write(other.path("etc/vm-agent/root-cert.pem"), other.mesh.root_pem()).unwrap();
     other.write_token("istio-ca", 3600);
     other.run(json!({}));

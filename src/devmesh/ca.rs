@@ -1,12 +1,19 @@
-//! Istio's certificate service: who calls is who gets the certificate.
+//! Istio's certificate service: who calls is who gets the certificate
+//! (`security/pkg/server/ca/server.go`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{CertificateSigningRequestParams, KeyPair};
 use tonic::{Request, Response, Status};
 
-use super::tls::ClientId;
-use super::{Fault, State};
+use super::faults::{Fault, Service as Which};
+use super::pki::{self, Authorities, DAY, Order};
+use super::seen::{Proof, SeenCsr, record};
+use super::tls::Peer;
+use super::token::ISTIO_AUDIENCE;
+use super::{State, lock};
+use crate::identity::{Namespace, ServiceAccount, SpiffeId};
 use crate::proto::istio_ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -20,16 +27,122 @@ pub(super) struct Service {
     state: Arc<State>,
 }
 
-/// The caller's identity: its certificate's, else its token's.
-pub(super) fn caller<T>(state: &State, request: &Request<T>) -> Result<(String, bool), Status> {
-    let by_certificate = request.extensions().get::<ClientId>().and_then(|id| id.0.clone());
-    if let Some(id) = by_certificate {
-        return Ok((id, true));
+/// Who calls, and how it is known.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) id: SpiffeId,
+    pub(super) proof: Proof,
+}
+
+/// The caller's identity: its certificate's, else its token's
+/// (`security/pkg/server/ca/authenticate`).
+pub(super) fn caller<T>(state: &State, request: &Request<T>) -> Result<Caller, Status> {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let domain = &state.trust_domain;
+    if let Some(id) = peer.id.filter(|id| id.trust_domain() == domain) {
+        return Ok(Caller { id, proof: Proof::Certificate { serial: peer.serial } });
     }
-    let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    let account = bearer.and_then(|bearer| state.tokens.check(bearer, "istio-ca"));
-    let account = account.ok_or_else(|| Status::unauthenticated("authentication failure"))?;
-    Ok((format!("spiffe://cluster.local/ns/{}/sa/{}", account.namespace, account.name), false))
+    let text = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
+    let cluster = text("clusterid").unwrap_or_default();
+    if !cluster.is_empty() && cluster != state.options.cluster_id {
+        let words = format!("client claims to be in cluster {cluster:?}");
+        return Err(Status::unauthenticated(words));
+    }
+    let now = state.options.clock.now();
+    text("authorization")
+        .and_then(|bearer| state.tokens.check(bearer, &[ISTIO_AUDIENCE], now))
+        .and_then(|account| {
+            let namespace: Namespace = account.namespace.parse().ok()?;
+            let name: ServiceAccount = account.name.parse().ok()?;
+            let id = SpiffeId::new(domain.clone(), namespace, name);
+            Some(Caller { id, proof: Proof::Token })
+        })
+        .ok_or_else(|| Status::unauthenticated("authentication failure"))
+}
+
+impl Service {
+    async fn create(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+    ) -> Result<IstioCertificateResponse, Status> {
+        let fault = self.state.faults.pass(Which::Ca).await?;
+        let caller = caller(&self.state, request)?;
+        let asked = request.get_ref();
+        let issued = self.issue(asked, &caller.id, fault);
+        let serial = issued.as_ref().ok().map(|(serial, _)| serial.clone());
+        self.state.see(|seen| {
+            let known = matches!(caller.proof, Proof::Certificate { .. });
+            *(if known { &mut seen.by_certificate } else { &mut seen.by_token }) += 1;
+            let (id, asked_seconds) = (caller.id.to_string(), asked.validity_duration);
+            record(
+                &mut seen.csrs,
+                SeenCsr { id, proof: caller.proof.clone(), asked_seconds, serial },
+            );
+        });
+        let (_, cert_chain) = issued?;
+        Ok(IstioCertificateResponse { cert_chain })
+    }
+
+    /// The serial number and the chain: leaf, intermediate, and all roots as one last element.
+    fn issue(
+        &self,
+        asked: &IstioCertificateRequest,
+        id: &SpiffeId,
+        fault: Fault,
+    ) -> Result<(String, Vec<String>), Status> {
+        let life = self.life(asked.validity_duration)?;
+        let csr = CertificateSigningRequestParams::from_pem(&asked.csr)
+            .map_err(|error| Status::invalid_argument(format!("CSR signing error ({error})")))?;
+        let authorities = lock(&self.state.authorities).clone();
+        let (authority, roots) = if fault == Fault::UntrustedRoot {
+            (&self.state.stranger, self.state.stranger.root_pem())
+        } else {
+            (&*authorities.signing, Authorities::roots_pem(&authorities))
+        };
+        let order = order(id, life, self.state.options.clock.now(), fault).map_err(internal)?;
+        let leaf = if fault == Fault::WrongKey {
+            authority.sign(order, &KeyPair::generate().map_err(internal)?)
+        } else {
+            authority.sign(order, &csr.public_key)
+        };
+        let leaf = leaf.map_err(internal)?;
+        let text = if fault == Fault::Rubbish { "rubbish".to_owned() } else { leaf.pem() };
+        let chain = [Some(text), authority.intermediate_pem(), Some(roots)];
+        Ok((pki::serial_of(leaf.der()).unwrap_or_default(), chain.into_iter().flatten().collect()))
+    }
+
+    fn life(&self, seconds: i64) -> Result<Duration, Status> {
+        let options = &self.state.options;
+        let asked = u64::try_from(seconds).ok().filter(|&seconds| seconds > 0);
+        let life = asked.map_or(options.default_ttl, Duration::from_secs);
+        if life > options.max_ttl {
+            let words = format!(
+                "CSR signing error (requested TTL {life:?} is greater than the max allowed TTL {:?})",
+                options.max_ttl
+            );
+            return Err(Status::invalid_argument(words));
+        }
+        Ok(life)
+    }
+}
+
+fn order(
+    id: &SpiffeId,
+    life: Duration,
+    now: SystemTime,
+    fault: Fault,
+) -> Result<Order, rcgen::Error> {
+    let id = if fault == Fault::OtherIdentity { format!("{id}-other") } else { id.to_string() };
+    let (start, end) = match fault {
+        Fault::ExpiredCertificate => (pki::before(now, DAY), pki::before(now, DAY / 2)),
+        Fault::NotYetValid => (pki::after(now, DAY), pki::after(now, 2 * DAY)),
+        _ => (pki::before(now, BACKDATED), pki::after(now, life)),
+    };
+    Order::workload(&id, start, end)
+}
+
+fn internal(error: rcgen::Error) -> Status {
+    Status::internal(format!("CSR signing error ({error})"))
 }
 
 #[tonic::async_trait]
@@ -38,35 +151,11 @@ impl IstioCertificateService for Service {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let state = &*self.state;
-        let fault = state.fault();
-        let caller = match fault {
-            Fault::Hang => std::future::pending().await,
-            Fault::Refuse => Err(Status::unauthenticated("authentication failure")),
-            _ => caller(state, &request),
-        };
-        let (id, by_certificate) = caller.inspect_err(|_| state.see(|seen| seen.refused += 1))?;
-        state.see(|seen| {
-            let count = if by_certificate { &mut seen.by_certificate } else { &mut seen.by_token };
-            *count += 1;
-        });
-        let asked = request.get_ref();
-        let life = u64::try_from(asked.validity_duration).ok().filter(|&seconds| seconds > 0);
-        let life = Duration::from_secs(life.unwrap_or(DEFAULT_LIFE));
-        if life > MAX_LIFE {
-            return Err(Status::invalid_argument(
-                "requested TTL is greater than the max allowed TTL",
-            ));
-        }
-        let authority = if fault == Fault::UntrustedRoot { &state.other } else { &state.authority };
-        let id = if fault == Fault::OtherIdentity { format!("{id}-other") } else { id };
-        let signed = authority.sign(&asked.csr, &id, life);
-        let leaf = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let leaf = if fault == Fault::Rubbish { "rubbish".to_owned() } else { leaf };
-        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![leaf, authority.root_pem()] }))
+        let answer = self.create(&request).await;
+        let answer = answer.inspect_err(|_| self.state.see(|seen| seen.refused += 1))?;
+        Ok(Response::new(answer))
     }
 }
 
-/// istiod's defaults: 24 hours, and 90 days at the most.
-const DEFAULT_LIFE: u64 = 24 * 3600;
-const MAX_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// istiod's allowance for clocks that are behind.
+const BACKDATED: Duration = Duration::from_secs(120);

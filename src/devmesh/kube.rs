@@ -1,167 +1,412 @@
-//! The part of the Kubernetes API that the agent uses: WorkloadEntries, read, applied and deleted,
-//! with service-account tokens, permissions, and refusals in Kubernetes' own form.
+//! The part of the Kubernetes API that the agent and a newcomer use: Istio's registry objects and
+//! tokens of service accounts, with permissions and discovery. Objects are kept in `store`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use axum::extract::{Path, Query, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Path, Query, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use futures_util::StreamExt;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
-use super::{State, lock, tls};
-use crate::base::tasks::Tasks;
+use super::answer::{self, Act, Refusal};
+use super::faults::{Fault, Service};
+use super::seen::{SeenCall, record};
+use super::store::{API_VERSION, GROUP, Key, Resource, Write, WriteRefusal};
+use super::tls::Peer;
+use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+use super::{State, lock};
+use crate::base::clock::rfc3339;
 
-/// Objects and permissions.
+/// Who may do what: verb and resource, per user and namespace.
 #[derive(Default)]
-pub(super) struct Store {
-    entries: Mutex<BTreeMap<String, Value>>,
-    granted: Mutex<BTreeSet<String>>,
+pub(super) struct Permissions {
+    granted: Mutex<BTreeSet<[String; 4]>>,
 }
 
-impl Store {
-    pub(super) fn get(&self, key: &str) -> Option<Value> {
-        lock(&self.entries).get(key).cloned()
+impl Permissions {
+    pub(super) fn grant(&self, account: &Account, verbs: &[&str], plural: &str) {
+        let mut granted = lock(&self.granted);
+        for &verb in verbs {
+            let one = [&account.user(), &account.namespace, verb, plural].map(str::to_owned);
+            granted.insert(one);
+        }
     }
 
-    pub(super) fn put(&self, key: &str, object: Value) {
-        lock(&self.entries).insert(key.to_owned(), object);
-    }
-
-    pub(super) fn grant(&self, namespace: &str, account: &str) {
-        lock(&self.granted).insert(format!("system:serviceaccount:{namespace}:{account}"));
+    fn allow(&self, user: &str, act: &Act<'_>) -> bool {
+        let one = [user, act.namespace, act.verb, act.plural].map(str::to_owned);
+        lock(&self.granted).contains(&one)
     }
 }
 
-pub(super) async fn serve(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    state: Arc<State>,
-    tasks: Tasks,
-) -> Result<(), std::io::Error> {
-    let entry = get(read).patch(apply).delete(remove);
-    let path = "/apis/networking.istio.io/v1/namespaces/{namespace}/workloadentries/{name}";
-    let router = Router::new().route(path, entry).with_state(state);
-    let mut connections = tls::accept(listener, acceptor, &tasks);
-    while let Some(Ok(connection)) = connections.next().await {
-        let service = TowerToHyperService::new(router.clone());
-        tasks.spawn("kube-connection", async move {
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            drop(builder.serve_connection(TokioIo::new(connection), service).await);
-        });
-    }
-    Ok(())
+pub(super) fn router(state: Arc<State>) -> Router {
+    let group = "/apis/networking.istio.io/v1";
+    Router::new()
+        .route("/version", get(version))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/api", get(core_versions))
+        .route("/api/v1", get(core_resources))
+        .route("/apis", get(groups))
+        .route("/apis/networking.istio.io", get(group_versions))
+        .route(group, get(resources))
+        .route(&format!("{group}/{{plural}}"), get(list_all))
+        .route(&format!("{group}/namespaces/{{namespace}}/{{plural}}"), get(list).post(create))
+        .route(
+            &format!("{group}/namespaces/{{namespace}}/{{plural}}/{{name}}"),
+            get(read).patch(apply).put(update).delete(remove),
+        )
+        .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
+        .fallback(|| async { Refusal::no_such_path() })
+        .method_not_allowed_fallback(|| async { Refusal::no_such_path() })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), enter))
+        .with_state(state)
 }
 
-type At = Path<(String, String)>;
+type Place = Path<(String, String, String)>;
+type Options = Query<BTreeMap<String, String>>;
+
+/// A Kubernetes user.
+#[derive(Clone, Debug)]
+struct User {
+    name: String,
+    admin: bool,
+}
+
+/// Lets faults happen, and finds out who calls.
+async fn enter(
+    Shared(state): Shared<Arc<State>>,
+    mut request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    match state.faults.pass(Service::Kube).await {
+        Err(status) => return Refusal::of(&status).into_response(),
+        Ok(Fault::Rubbish) => return "<html>rubbish</html>".into_response(),
+        Ok(_) => {}
+    }
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let user = user(&state, &peer, request.headers());
+    state.see(|seen| {
+        let verb = verb(request.method().as_str(), request.uri());
+        let path = request.uri().path().to_owned();
+        let user = user.as_ref().map(|user| user.name.clone()).unwrap_or_default();
+        record(&mut seen.calls, SeenCall { verb, path, user });
+    });
+    let public = ["/version", "/readyz", "/livez", "/healthz"].contains(&request.uri().path());
+    match user {
+        Some(user) => {
+            request.extensions_mut().insert(user);
+        }
+        None if public => {}
+        None => return Refusal::unauthorized().into_response(),
+    }
+    next.run(request).await
+}
+
+/// The user by client certificate, else by token.
+fn user(state: &State, peer: &Peer, headers: &HeaderMap) -> Option<User> {
+    if let Some(name) = &peer.user {
+        let admin = peer.groups.iter().any(|group| group == "system:masters");
+        return Some(User { name: name.clone(), admin });
+    }
+    let bearer = headers.get("authorization")?.to_str().ok()?;
+    if state.tokens.is_admin(bearer) {
+        return Some(User { name: "admin".to_owned(), admin: true });
+    }
+    let audiences = [KUBERNETES_AUDIENCE, ISTIO_AUDIENCE];
+    let account = state.tokens.check(bearer, &audiences, state.options.clock.now())?;
+    Some(User { name: account.user(), admin: false })
+}
+
+fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
+    let allowed = user.admin || state.permissions.allow(&user.name, act);
+    if allowed { Ok(()) } else { Err(Refusal::forbidden(&user.name, act)) }
+}
+
+fn act<'a>(verb: &'static str, resource: Resource, namespace: &'a str, name: &'a str) -> Act<'a> {
+    Act { verb, plural: resource.plural(), group: GROUP, namespace, name }
+}
+
+fn resource(plural: &str) -> Result<Resource, Refusal> {
+    Resource::named(plural).ok_or_else(Refusal::no_such_path)
+}
 
 async fn read(
     Shared(state): Shared<Arc<State>>,
-    Path((namespace, name)): At,
-    headers: HeaderMap,
-) -> Response {
-    if let Some(refusal) = refuse(&state, &headers, "get", &namespace, &name) {
-        return refusal;
-    }
-    match state.kube.get(&format!("{namespace}/{name}")) {
-        Some(found) => Json(found).into_response(),
-        None => status(StatusCode::NOT_FOUND, "NotFound", format!("{RESOURCE} {name:?} not found")),
-    }
+    Extension(user): Extension<User>,
+    Path((namespace, plural, name)): Place,
+) -> Result<Json<Value>, Refusal> {
+    let resource = resource(&plural)?;
+    authorize(&state, &user, &act("get", resource, &namespace, &name))?;
+    let found = state.objects.get(resource, &namespace, &name);
+    found.map(Json).ok_or_else(|| Refusal::not_found(resource, &name))
+}
+
+async fn list_all(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    Path(plural): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    listed(&state, &user, &plural, "")
+}
+
+async fn list(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    Path((namespace, plural)): Path<(String, String)>,
+) -> Result<Json<Value>, Refusal> {
+    listed(&state, &user, &plural, &namespace)
+}
+
+fn listed(
+    state: &State,
+    user: &User,
+    plural: &str,
+    namespace: &str,
+) -> Result<Json<Value>, Refusal> {
+    let resource = resource(plural)?;
+    authorize(state, user, &act("list", resource, namespace, ""))?;
+    let items = state.objects.list(resource, Some(namespace).filter(|name| !name.is_empty()));
+    Ok(Json(json!({
+        "apiVersion": API_VERSION,
+        "kind": format!("{}List", resource.kind()),
+        "metadata": {"resourceVersion": state.objects.revision().to_string()},
+        "items": items,
+    })))
 }
 
 async fn apply(
     Shared(state): Shared<Arc<State>>,
-    Path((namespace, name)): At,
-    Query(query): Query<BTreeMap<String, String>>,
+    Extension(user): Extension<User>,
+    Path((namespace, plural, name)): Place,
+    Query(options): Options,
     headers: HeaderMap,
     body: String,
-) -> Response {
-    if let Some(refusal) = refuse(&state, &headers, "patch", &namespace, &name) {
-        return refusal;
+) -> Result<Response, Refusal> {
+    let key = Key::new(resource(&plural)?, &namespace, &name);
+    authorize(&state, &user, &act("patch", key.resource, &namespace, &name))?;
+    let media = headers.get("content-type").and_then(|value| value.to_str().ok());
+    if !media.is_some_and(|media| media.starts_with("application/apply-patch+yaml")) {
+        return Err(Refusal::media_type());
     }
-    let Ok(mut object) = serde_json::from_str::<Value>(&body) else {
-        return status(
-            StatusCode::BAD_REQUEST,
-            "BadRequest",
-            "the body is not an object".to_owned(),
-        );
-    };
-    let manager = query.get("fieldManager").cloned().unwrap_or_default();
-    let key = format!("{namespace}/{name}");
-    let owner = state.kube.get(&key).and_then(|found| {
-        found.pointer("/metadata/managedFields/0/manager")?.as_str().map(str::to_owned)
-    });
-    let force = query.get("force").is_some_and(|force| force == "true");
-    if let Some(owner) = owner.filter(|owner| *owner != manager && !force) {
-        let words = format!("Apply failed with 1 conflict: conflict with {owner:?}: .spec.address");
-        return status(StatusCode::CONFLICT, "Conflict", words);
+    let manager = options.get("fieldManager").map(String::as_str).unwrap_or_default();
+    if manager.is_empty() {
+        let words = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is \
+                     required for apply patch";
+        return Err(Refusal::invalid(words));
     }
-    if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-        let managers = json!([{"manager": manager, "operation": "Apply"}]);
-        metadata.insert("managedFields".to_owned(), managers);
+    let object = object(&body, &key)?;
+    if state.objects.get(key.resource, &namespace, &name).is_none() {
+        authorize(&state, &user, &act("create", key.resource, &namespace, &name))?;
     }
-    state.kube.put(&key, object.clone());
-    Json(object).into_response()
+    let force = options.get("force").is_some_and(|force| force == "true");
+    write(&state, &key, object, &Write::Apply { manager, force })
+}
+
+async fn update(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    Path((namespace, plural, name)): Place,
+    Query(options): Options,
+    body: String,
+) -> Result<Response, Refusal> {
+    let key = Key::new(resource(&plural)?, &namespace, &name);
+    authorize(&state, &user, &act("update", key.resource, &namespace, &name))?;
+    let object = object(&body, &key)?;
+    write(&state, &key, object, &Write::Update { manager: manager(&options) })
+}
+
+async fn create(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    Path((namespace, plural)): Path<(String, String)>,
+    Query(options): Options,
+    body: String,
+) -> Result<Response, Refusal> {
+    let resource = resource(&plural)?;
+    authorize(&state, &user, &act("create", resource, &namespace, ""))?;
+    let name = parse(&body)?.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+    let name = name.ok_or_else(|| Refusal::invalid("metadata.name: Required value"))?;
+    let key = Key::new(resource, &namespace, &name);
+    let object = object(&body, &key)?;
+    write(&state, &key, object, &Write::Create { manager: manager(&options) })
 }
 
 async fn remove(
     Shared(state): Shared<Arc<State>>,
-    Path((namespace, name)): At,
-    headers: HeaderMap,
-) -> Response {
-    if let Some(refusal) = refuse(&state, &headers, "delete", &namespace, &name) {
-        return refusal;
-    }
-    match lock(&state.kube.entries).remove(&format!("{namespace}/{name}")) {
-        Some(_) => Json(json!({"kind": "Status", "status": "Success"})).into_response(),
-        None => status(StatusCode::NOT_FOUND, "NotFound", format!("{RESOURCE} {name:?} not found")),
-    }
+    Extension(user): Extension<User>,
+    Path((namespace, plural, name)): Place,
+) -> Result<Json<Value>, Refusal> {
+    let resource = resource(&plural)?;
+    authorize(&state, &user, &act("delete", resource, &namespace, &name))?;
+    let removed = state.objects.delete(resource, &namespace, &name);
+    let removed = removed.ok_or_else(|| Refusal::not_found(resource, &name))?;
+    Ok(Json(answer::deleted(resource, &removed)))
 }
 
-/// What the API server says to a caller without a valid token or without permission.
-fn refuse(
-    state: &State,
-    headers: &HeaderMap,
-    verb: &str,
-    namespace: &str,
-    name: &str,
-) -> Option<Response> {
-    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
-    let account = bearer.and_then(|bearer| state.tokens.check(bearer, AUDIENCE));
-    let Some(account) = account else {
-        return Some(status(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized".to_owned()));
-    };
-    let user = format!("system:serviceaccount:{}:{}", account.namespace, account.name);
-    if account.namespace == namespace && lock(&state.kube.granted).contains(&user) {
-        return None;
-    }
-    let words = format!(
-        "{RESOURCE} {name:?} is forbidden: User {user:?} cannot {verb} resource \"workloadentries\" in \
-         API group \"networking.istio.io\" in the namespace {namespace:?}"
-    );
-    Some(status(StatusCode::FORBIDDEN, "Forbidden", words))
+fn write(state: &State, key: &Key, object: Value, how: &Write<'_>) -> Result<Response, Refusal> {
+    let (resource, name) = (key.resource, &key.name);
+    let written = state.objects.write(key, object, how);
+    let (object, created) = written.map_err(|refusal| match refusal {
+        WriteRefusal::Exists => Refusal::exists(resource, name),
+        WriteRefusal::Missing => Refusal::not_found(resource, name),
+        WriteRefusal::Stale => Refusal::stale(resource, name),
+        WriteRefusal::Conflicts(conflicts) => Refusal::conflicts(&conflicts),
+    })?;
+    let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((code, Json(object)).into_response())
 }
 
-fn status(code: StatusCode, reason: &str, message: String) -> Response {
-    let body = json!({
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        "code": code.as_u16(),
+fn manager(options: &BTreeMap<String, String>) -> &str {
+    options.get("fieldManager").map_or("unknown", String::as_str)
+}
+
+/// The body as an object that fits its path.
+fn object(body: &str, key: &Key) -> Result<Value, Refusal> {
+    let object = parse(body)?;
+    let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("/apiVersion"), text("/kind"));
+    if version != API_VERSION || kind != key.resource.kind() {
+        let words = format!(
+            "the object provided is unrecognized: found {kind:?} of {version:?}, expected {:?} of \
+             {API_VERSION:?}",
+            key.resource.kind()
+        );
+        return Err(Refusal::bad_request(&words));
+    }
+    let name = text("/metadata/name");
+    if name != key.name {
+        let words = format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            key.name
+        );
+        return Err(Refusal::bad_request(&words));
+    }
+    let namespace = text("/metadata/namespace");
+    if !namespace.is_empty() && namespace != key.namespace {
+        let words = "the namespace of the provided object does not match the namespace sent on \
+                     the request";
+        return Err(Refusal::bad_request(words));
+    }
+    Ok(object)
+}
+
+fn parse(body: &str) -> Result<Value, Refusal> {
+    let parsed = serde_json::from_str(body).or_else(|_| serde_saphyr::from_str(body));
+    parsed
+        .ok()
+        .filter(Value::is_object)
+        .ok_or_else(|| Refusal::bad_request("error decoding the body: it is neither JSON nor YAML"))
+}
+
+async fn token(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    Path((namespace, name)): Path<(String, String)>,
+    body: String,
+) -> Result<Response, Refusal> {
+    let plural = "serviceaccounts/token";
+    let wanted = Act { verb: "create", plural, group: "", namespace: &namespace, name: &name };
+    authorize(&state, &user, &wanted)?;
+    let mut request = parse(&body)?;
+    let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
+    let seconds = seconds.unwrap_or(TOKEN_SECONDS);
+    if seconds < TOKEN_SECONDS_LEAST {
+        let words = format!(
+            "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid \
+             value: {seconds}: may not specify a duration less than 10 minutes"
+        );
+        return Err(Refusal::invalid(&words));
+    }
+    let audiences = request.pointer("/spec/audiences").and_then(Value::as_array).cloned();
+    let audiences = audiences.unwrap_or_default();
+    let mut audiences: Vec<&str> = audiences.iter().filter_map(Value::as_str).collect();
+    if audiences.is_empty() {
+        audiences.push(KUBERNETES_AUDIENCE);
+    }
+    let (account, life) = (Account::new(&namespace, &name), Duration::from_secs(seconds));
+    let now = state.options.clock.now();
+    let claims = Claims { account: &account, audiences: &audiences, life };
+    let expires = now.checked_add(life).map(rfc3339);
+    let status = json!({"token": state.tokens.make(&claims, now), "expirationTimestamp": expires});
+    if let Some(request) = request.as_object_mut() {
+        request.insert("kind".to_owned(), json!("TokenRequest"));
+        request.insert("apiVersion".to_owned(), json!("authentication.k8s.io/v1"));
+        request.insert("status".to_owned(), status);
+    }
+    Ok((StatusCode::CREATED, Json(request)).into_response())
+}
+
+async fn version() -> Json<Value> {
+    Json(
+        json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
+    )
+}
+
+async fn core_versions() -> Json<Value> {
+    Json(json!({"kind": "APIVersions", "versions": ["v1"]}))
+}
+
+async fn core_resources() -> Json<Value> {
+    let token = json!({
+        "name": "serviceaccounts/token", "singularName": "", "namespaced": true,
+        "group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"],
     });
-    (code, Json(body)).into_response()
+    Json(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [token],
+    }))
 }
 
-const RESOURCE: &str = "workloadentries.networking.istio.io";
-/// The audience of the API server's own tokens.
-const AUDIENCE: &str = "https://kubernetes.default.svc";
+async fn groups() -> Json<Value> {
+    Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [about_group()]}))
+}
+
+async fn group_versions() -> Json<Value> {
+    let mut group = about_group();
+    if let Some(group) = group.as_object_mut() {
+        group.insert("kind".to_owned(), json!("APIGroup"));
+        group.insert("apiVersion".to_owned(), json!("v1"));
+    }
+    Json(group)
+}
+
+fn about_group() -> Value {
+    let version = json!({"groupVersion": API_VERSION, "version": "v1"});
+    json!({"name": GROUP, "versions": [version], "preferredVersion": version})
+}
+
+async fn resources() -> Json<Value> {
+    let resources = Resource::ALL.map(|resource| {
+        json!({
+            "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
+            "namespaced": true, "kind": resource.kind(),
+            "verbs": ["create", "delete", "get", "list", "patch", "update"],
+        })
+    });
+    Json(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": API_VERSION,
+        "resources": resources,
+    }))
+}
+
+/// Kubernetes' verb of a call.
+fn verb(method: &str, uri: &Uri) -> &'static str {
+    let plural = uri.path().rsplit('/').next().unwrap_or_default();
+    match method {
+        "GET" if Resource::named(plural).is_some() => "list",
+        "GET" => "get",
+        "PATCH" => "patch",
+        "PUT" => "update",
+        "POST" => "create",
+        "DELETE" => "delete",
+        _ => "other",
+    }
+}
+
+/// Kubernetes' own default and least lifetime of a requested token.
+const TOKEN_SECONDS: u64 = 3600;
+const TOKEN_SECONDS_LEAST: u64 = 600;

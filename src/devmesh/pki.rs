@@ -1,60 +1,174 @@
-//! The mesh's own certificate authority.
+//! The mesh's own certificate authorities: roots, an intermediate, what they sign. It opens no
+//! socket and asks nobody who calls.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    Error, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 
-use crate::base::clock::{Clock, SystemClock};
-
-/// A root that signs.
+/// A root that signs, by itself or through an intermediate.
 pub(super) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    root: CertifiedIssuer<'static, KeyPair>,
+    intermediate: Option<CertifiedIssuer<'static, KeyPair>>,
+}
+
+/// What a certificate shall be.
+pub(super) struct Order {
+    pub(super) names: Vec<SanType>,
+    pub(super) subject: DistinguishedName,
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+}
+
+impl Order {
+    /// A workload's certificate.
+    pub(super) fn workload(
+        id: &str,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Self, Error> {
+        let names = vec![SanType::URI(id.try_into()?)];
+        Ok(Self { names, subject: DistinguishedName::new(), not_before, not_after })
+    }
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Result<Self, rcgen::Error> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::OrganizationName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+    pub(super) fn new(name: &str, now: SystemTime, intermediate: bool) -> Result<Self, Error> {
+        let root = CertifiedIssuer::self_signed(authority(name, now), KeyPair::generate()?)?;
+        let intermediate = intermediate.then(|| {
+            let params = authority(&format!("{name} intermediate"), now);
+            CertifiedIssuer::signed_by(params, KeyPair::generate()?, &root)
+        });
+        Ok(Self { intermediate: intermediate.transpose()?, root })
     }
 
     pub(super) fn root_pem(&self) -> String {
-        self.issuer.pem()
+        self.root.pem()
     }
 
-    pub(super) fn root_der(&self) -> rustls_pki_types::CertificateDer<'static> {
-        self.issuer.der().clone()
+    pub(super) fn root_der(&self) -> CertificateDer<'static> {
+        self.root.der().clone()
     }
 
-    /// A certificate for the mesh's own servers, with its key.
-    pub(super) fn server(&self) -> Result<(rcgen::Certificate, KeyPair), rcgen::Error> {
-        let names = ["istiod.istio-system.svc", "localhost", "127.0.0.1"].map(str::to_owned);
-        let mut params = CertificateParams::new(names.to_vec())?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        Ok((params.signed_by(&key, &self.issuer)?, key))
+    /// The intermediate, PEM.
+    pub(super) fn intermediate_pem(&self) -> Option<String> {
+        self.intermediate.as_ref().map(|issuer| issuer.pem())
     }
 
-    /// Signs a request for an identity. As istiod does, the names in the request do not count, and
-    /// the start is dated back.
-    pub(super) fn sign(&self, csr: &str, id: &str, life: Duration) -> Result<String, rcgen::Error> {
-        let mut request = CertificateSigningRequestParams::from_pem(csr)?;
-        let now = SystemClock.now();
-        let end = now.checked_add(life).unwrap_or(now);
-        request.params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
-        request.params.not_before =
-            now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH).into();
-        request.params.not_after = end.into();
-        request.params.extended_key_usages =
+    /// Signs a certificate for a key.
+    pub(super) fn sign(
+        &self,
+        order: Order,
+        key: &impl PublicKeyData,
+    ) -> Result<Certificate, Error> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = order.names;
+        params.distinguished_name = order.subject;
+        params.not_before = order.not_before.into();
+        params.not_after = order.not_after.into();
+        params.serial_number = Some(random_serial());
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        Ok(request.signed_by(&self.issuer)?.pem())
+        params.signed_by(key, self.intermediate.as_ref().unwrap_or(&self.root))
+    }
+
+    /// A certificate for one of the mesh's own servers: its chain and its key.
+    pub(super) fn server(
+        &self,
+        names: &[&str],
+        now: SystemTime,
+    ) -> Result<(Vec<CertificateDer<'static>>, KeyPair), Error> {
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let order = Order {
+            names: CertificateParams::new(names)?.subject_alt_names,
+            subject: DistinguishedName::new(),
+            not_before: before(now, DAY),
+            not_after: after(now, 365 * DAY),
+        };
+        let key = KeyPair::generate()?;
+        let mut chain = vec![self.sign(order, &key)?.der().clone()];
+        chain.extend(self.intermediate.as_ref().map(|issuer| issuer.der().clone()));
+        Ok((chain, key))
     }
 }
 
-/// istiod's allowance for clocks that are behind.
-const BACKDATED: Duration = Duration::from_secs(120);
+/// The authorities of the mesh at one time.
+#[derive(Clone)]
+pub(super) struct Authorities {
+    /// Signs workloads' certificates.
+    pub(super) signing: Arc<Authority>,
+    /// Has signed the servers' certificates.
+    pub(super) serving: Arc<Authority>,
+    /// All that are trusted, the newest first.
+    pub(super) trusted: Vec<Arc<Authority>>,
+}
+
+impl Authorities {
+    pub(super) fn new(first: Authority) -> Self {
+        let first = Arc::new(first);
+        Self { signing: Arc::clone(&first), serving: Arc::clone(&first), trusted: vec![first] }
+    }
+
+    /// A new root signs from now on; servers stay with the old one, and all are trusted.
+    pub(super) fn rotate(&mut self, new: Authority) {
+        self.signing = Arc::new(new);
+        self.trusted.insert(0, Arc::clone(&self.signing));
+    }
+
+    /// Only the newest root is left, for everything.
+    pub(super) fn retire(&mut self) {
+        self.serving = Arc::clone(&self.signing);
+        self.trusted = vec![Arc::clone(&self.signing)];
+    }
+
+    /// All trusted roots, PEM.
+    pub(super) fn roots_pem(&self) -> String {
+        self.trusted.iter().map(|authority| authority.root_pem()).collect()
+    }
+}
+
+/// A serial number as text: lower-case hex without colons.
+pub(super) fn serial_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+pub(super) fn before(at: SystemTime, by: Duration) -> SystemTime {
+    at.checked_sub(by).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+pub(super) fn after(at: SystemTime, by: Duration) -> SystemTime {
+    at.checked_add(by).unwrap_or(at)
+}
+
+fn authority(name: &str, now: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, name);
+    // Roots of one name are told apart by their keys, but people look at the subject.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{name} {:08x}", rand::random::<u32>()));
+    params.not_before = before(now, DAY).into();
+    params.not_after = after(now, 3650 * DAY).into();
+    params.serial_number = Some(random_serial());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// Positive, and with 20 octets at the most (RFC 5280, 4.1.2.2).
+fn random_serial() -> SerialNumber {
+    let number = rand::random::<u128>() >> 1 | 1 << 120;
+    SerialNumber::from_slice(&number.to_be_bytes())
+}
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);

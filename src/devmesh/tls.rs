@@ -1,122 +1,159 @@
 //! TLS as istiod serves it: a client certificate is optional, but a wrong one fails the handshake.
+//! It serves routers and knows nothing of what they answer.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::PrivateKeyDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustls_pki_types::{PrivateKeyDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
+use x509_parser::extensions::GeneralName;
 
-use super::MeshError;
-use super::pki::Authority;
+use super::pki::Authorities;
+use super::{MeshError, State, lock, pki};
+use crate::base::clock::{SharedClock, unix_seconds};
 use crate::base::tasks::Tasks;
+use crate::identity::SpiffeId;
 
-/// A connection, and the identity of its client certificate.
-pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
+/// A server's TLS settings, which a rotation of roots replaces.
+pub(super) type Settings = Mutex<Arc<ServerConfig>>;
+
+/// Who is on the other end, as its verified client certificate says. Empty without one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer {
+    pub(super) id: Option<SpiffeId>,
+    /// Lower-case hex.
+    pub(super) serial: String,
+    /// The subject's common name: a Kubernetes user.
+    pub(super) user: Option<String>,
+    /// The subject's organisations: a Kubernetes user's groups.
+    pub(super) groups: Vec<String>,
 }
 
-/// The SPIFFE ID of a client certificate.
-#[derive(Clone, Debug)]
-pub(super) struct ClientId(pub(super) Option<String>);
+/// What a server's certificate and settings are made from.
+pub(super) struct Identity<'a> {
+    pub(super) names: &'a [&'a str],
+    pub(super) protocols: &'a [&'a str],
+}
 
-pub(super) fn server(authority: &Authority) -> Result<TlsAcceptor, MeshError> {
+/// The settings of a server under the authorities of now.
+pub(super) fn settings(
+    authorities: &Authorities,
+    identity: &Identity<'_>,
+    clock: &SharedClock,
+) -> Result<Arc<ServerConfig>, MeshError> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.root_der())?;
+    for authority in &authorities.trusted {
+        roots.add(authority.root_der())?;
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()
-            .map_err(|error| MeshError::Tls(rustls::Error::General(error.to_string())))?;
-    let (certificate, key) = authority.server()?;
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let (chain, key) = authorities.serving.server(identity.names, clock.now())?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let time = Arc::new(Time(Arc::clone(clock)));
+    let mut config = ServerConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate.der().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = identity.protocols.iter().map(|&name| name.into()).collect();
+    Ok(Arc::new(config))
 }
 
-/// Connections whose handshake has succeeded; each handshake on its own, so that a slow one holds
-/// up nobody.
-pub(super) fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    tasks: &Tasks,
-) -> ReceiverStream<std::io::Result<Connection>> {
-    let (connections, accepted) = mpsc::channel(16);
-    let group = tasks.clone();
-    tasks.spawn("accept", async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let (acceptor, connections) = (acceptor.clone(), connections.clone());
-            group.spawn("handshake", async move {
-                if let Ok(stream) = acceptor.accept(tcp).await {
-                    drop(connections.send(Ok(Connection { stream })).await);
-                }
-            });
-        }
-    });
-    ReceiverStream::new(accepted)
+/// A listening server.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) settings: Arc<Settings>,
+    pub(super) router: Router,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ClientId;
-
-    fn connect_info(&self) -> ClientId {
-        let certificates = self.stream.get_ref().1.peer_certificates();
-        ClientId(certificates.and_then(|chain| spiffe_id(chain.first()?)))
+/// Serves until its task is dropped. Each handshake is on its own, so that a slow one holds up
+/// nobody.
+pub(super) async fn serve(door: Door, state: Arc<State>, tasks: Tasks) {
+    loop {
+        let Ok((tcp, _)) = door.listener.accept().await else {
+            // Out of file descriptors: some connection will end.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Small answers must not wait for acknowledgements of earlier ones.
+        drop(tcp.set_nodelay(true));
+        let acceptor = TlsAcceptor::from(Arc::clone(&lock(&door.settings)));
+        let (state, router, cut) =
+            (Arc::clone(&state), door.router.clone(), lock(&state.cut).clone());
+        tasks.spawn("devmesh-connection", async move {
+            tokio::select! {
+                () = converse(tcp, acceptor, router, &state) => {}
+                () = cut.cancelled() => {}
+            }
+        });
     }
 }
 
-fn spiffe_id(der: &[u8]) -> Option<String> {
-    use x509_parser::extensions::GeneralName;
+async fn converse(tcp: TcpStream, acceptor: TlsAcceptor, router: Router, state: &State) {
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await else {
+        return state.see(|seen| seen.failed_handshakes += 1);
+    };
+    state.see(|seen| seen.connections += 1);
+    let service = TowerToHyperService::new(router.layer(Extension(peer(&stream))));
+    let server = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(error = %error, "A connection to the development mesh broke.");
+    }
+}
+
+fn peer(stream: &TlsStream<TcpStream>) -> Peer {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    chain.first().and_then(|der| read(der)).unwrap_or_default()
+}
+
+fn read(der: &[u8]) -> Option<Peer> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
-        _ => None,
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let id = names.and_then(|names| {
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => SpiffeId::parse(uri).ok(),
+            _ => None,
+        })
+    });
+    let subject = certificate.subject();
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        attribute.as_str().ok().map(str::to_owned)
+    };
+    Some(Peer {
+        id,
+        serial: pki::serial_of(der)?,
+        user: subject.iter_common_name().find_map(text),
+        groups: subject.iter_organization().filter_map(text).collect(),
     })
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+/// The mesh's clock, for rustls.
+struct Time(SharedClock);
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Time")
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+impl rustls::time_provider::TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(unix_seconds(self.0.now()))))
     }
 }
+
+/// A client that does not even say hello is not waited for longer.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,244 @@
+//! Kubernetes objects: kept, versioned, and listed. Who may do what is not known here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use super::apply::{self, Conflict, Manager, Operation};
+use super::lock;
+use crate::base::clock::{SharedClock, rfc3339};
+
+/// The API group of everything kept here.
+pub const GROUP: &str = "networking.istio.io";
+/// The API version of everything kept here.
+pub const API_VERSION: &str = "networking.istio.io/v1";
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// ServiceEntry.
+    ServiceEntries,
+    /// WorkloadEntry.
+    WorkloadEntries,
+    /// WorkloadGroup.
+    WorkloadGroups,
+}
+
+impl Resource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ServiceEntries, Self::WorkloadEntries, Self::WorkloadGroups];
+
+    /// The name in paths, such as `workloadentries`.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::ServiceEntries => "serviceentries",
+            Self::WorkloadEntries => "workloadentries",
+            Self::WorkloadGroups => "workloadgroups",
+        }
+    }
+
+    /// The kind, such as `WorkloadEntry`.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::ServiceEntries => "ServiceEntry",
+            Self::WorkloadEntries => "WorkloadEntry",
+            Self::WorkloadGroups => "WorkloadGroup",
+        }
+    }
+
+    pub(super) fn named(plural: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|resource| resource.plural() == plural)
+    }
+}
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) resource: Resource,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl Key {
+    pub(super) fn new(resource: Resource, namespace: &str, name: &str) -> Self {
+        Self { resource, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// `namespace/name`.
+    pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Why an object was not written.
+#[derive(Debug)]
+pub(super) enum WriteRefusal {
+    /// It exists (create).
+    Exists,
+    /// It does not exist (update).
+    Missing,
+    /// The writer has seen another version of it.
+    Stale,
+    /// Others own fields that an apply would change.
+    Conflicts(Vec<Conflict>),
+}
+
+/// Who writes, and how.
+pub(super) enum Write<'a> {
+    Apply { manager: &'a str, force: bool },
+    Create { manager: &'a str },
+    Update { manager: &'a str },
+}
+
+/// The objects. Clones are the same objects.
+#[derive(Clone)]
+pub struct Objects {
+    kept: Arc<Mutex<Kept>>,
+    clock: SharedClock,
+}
+
+#[derive(Default)]
+struct Kept {
+    objects: BTreeMap<Key, Value>,
+    revision: u64,
+}
+
+impl Objects {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { kept: Arc::default(), clock }
+    }
+
+    /// An object as the API shows it.
+    #[must_use]
+    pub fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        lock(&self.kept).objects.get(&Key::new(resource, namespace, name)).cloned()
+    }
+
+    /// All objects of a kind, in one namespace or in all.
+    #[must_use]
+    pub fn list(&self, resource: Resource, namespace: Option<&str>) -> Vec<Value> {
+        let kept = lock(&self.kept);
+        let fits = |key: &Key| {
+            key.resource == resource && namespace.is_none_or(|wanted| key.namespace == wanted)
+        };
+        kept.objects.iter().filter(|(key, _)| fits(key)).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Writes an object as somebody else would (field manager `kubectl`, an update): its metadata's
+    /// labels and annotations, and its spec.
+    pub fn put(&self, resource: Resource, namespace: &str, name: &str, object: Value) {
+        let key = Key::new(resource, namespace, name);
+        let create = self.write(&key, object.clone(), &Write::Create { manager: "kubectl" });
+        if create.is_err() {
+            // It exists; an update without a version always fits.
+            drop(self.write(&key, object, &Write::Update { manager: "kubectl" }));
+        }
+    }
+
+    /// Removes an object and returns it.
+    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        let mut kept = lock(&self.kept);
+        let removed = kept.objects.remove(&Key::new(resource, namespace, name));
+        kept.revision += u64::from(removed.is_some());
+        removed
+    }
+
+    /// The version of the newest change.
+    pub(super) fn revision(&self) -> u64 {
+        lock(&self.kept).revision
+    }
+
+    /// Changes an object in place, as a controller does; false when there is none.
+    pub(super) fn modify(&self, key: &Key, change: impl FnOnce(&mut Value)) -> bool {
+        let mut kept = lock(&self.kept);
+        let Kept { objects, revision } = &mut *kept;
+        let Some(object) = objects.get_mut(key) else { return false };
+        change(object);
+        *revision += 1;
+        stamp(object, "resourceVersion", json!(revision.to_string()));
+        true
+    }
+
+    /// Writes an object; true when it is new.
+    pub(super) fn write(
+        &self,
+        key: &Key,
+        wanted: Value,
+        how: &Write<'_>,
+    ) -> Result<(Value, bool), WriteRefusal> {
+        let mut kept = lock(&self.kept);
+        let live = kept.objects.get(key);
+        match (how, live) {
+            (Write::Create { .. }, Some(_)) => return Err(WriteRefusal::Exists),
+            (Write::Update { .. }, None) => return Err(WriteRefusal::Missing),
+            _ => {}
+        }
+        let version = wanted.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        if version.is_some_and(|version| {
+            live.and_then(|live| live.pointer("/metadata/resourceVersion")?.as_str())
+                != Some(version)
+        }) {
+            return Err(WriteRefusal::Stale);
+        }
+        let now = self.clock.now();
+        let start = live.cloned().unwrap_or_else(|| skeleton(key, now));
+        let written = match how {
+            Write::Apply { manager, force } => {
+                let manager = Manager::new(manager, Operation::Apply);
+                apply::apply(start, &wanted, &manager, *force, now)
+                    .map_err(WriteRefusal::Conflicts)?
+            }
+            Write::Create { manager } | Write::Update { manager } => {
+                apply::update(start, &wanted, &Manager::new(manager, Operation::Update), now)
+            }
+        };
+        let created = live.is_none();
+        if live.is_some_and(|live| apply::same(live, &written)) {
+            return Ok((live.cloned().unwrap_or_default(), false));
+        }
+        let generation = live.map_or(1, |live| {
+            let before = live.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(1);
+            before + u64::from(live.get("spec") != written.get("spec"))
+        });
+        kept.revision += 1;
+        let mut written = written;
+        stamp(&mut written, "generation", json!(generation));
+        stamp(&mut written, "resourceVersion", json!(kept.revision.to_string()));
+        kept.objects.insert(key.clone(), written.clone());
+        Ok((written, created))
+    }
+}
+
+/// A random (version 4) UUID, as Kubernetes' uids are.
+pub(super) fn random_uid() -> String {
+    let number = rand::random::<u128>() & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default().to_owned();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
+fn skeleton(key: &Key, now: SystemTime) -> Value {
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": key.resource.kind(),
+        "metadata": {
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": random_uid(),
+            "creationTimestamp": rfc3339(now),
+        },
+    })
+}
+
+fn stamp(object: &mut Value, field: &str, value: Value) {
+    if let Some(object) = object.as_object_mut()
+        && let Some(metadata) =
+            object.entry("metadata").or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+    {
+        metadata.insert(field.to_owned(), value);
+    }
+}
