@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
-use crate::status::{Board, Phase, Timings};
+use crate::status::{Board, Phase, Snapshot, Timings};
 use crate::systemd::ServiceManager;
 use crate::xds;
 
@@ -86,12 +86,12 @@ impl Chronicle {
         }
         let may_dial = direct.is_none() || self.registration.borrow().registered;
         admission.send_if_modified(|open| !std::mem::replace(open, *open || may_dial) && may_dial);
-        self.note_times(board);
-        self.tell(board);
+        let snapshot = board.snapshot();
+        self.note_times(board, snapshot.ready);
+        self.tell(&snapshot);
     }
 
-    fn note_times(&self, board: &Board) {
-        let phase = board.snapshot().phase;
+    fn note_times(&self, board: &Board, ready: bool) {
         let now = Some(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         let has_identity = board.identity.borrow().is_some();
         let is_registered = self.registration.borrow().is_settled();
@@ -105,12 +105,11 @@ impl Chronicle {
             first(&mut times.certificate_ms, has_identity);
             first(&mut times.registered_ms, is_registered);
             first(&mut times.proxy_ready_ms, is_up);
-            first(&mut times.ready_ms, phase == Phase::Ready);
+            first(&mut times.ready_ms, ready);
         });
     }
 
-    fn tell(&mut self, board: &Board) {
-        let snapshot = board.snapshot();
+    fn tell(&mut self, snapshot: &Snapshot) {
         if self.last == Some(snapshot.phase) {
             return;
         }
