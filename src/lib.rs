@@ -11,6 +11,9 @@
 pub mod base;
 pub mod proto;
 
+pub mod capture;
+pub mod dns;
+pub mod health;
 pub mod identity;
 pub mod platform;
 pub mod systemd;

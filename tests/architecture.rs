@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("proto", &[]),
+    ("capture", &["base"]),
+    ("dns", &["base", "proto"]),
+    ("health", &["base"]),
     ("identity", &["base"]),
     ("platform", &["base"]),
     ("systemd", &["base"]),
@@ -32,6 +35,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         "config",
         &[
             "base",
+            "capture",
+            "dns",
+            "health",
             "identity",
             "platform",
             "systemd",
@@ -49,13 +55,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "status",
-        &["base", "identity", "workload", "ca", "secrets", "sds", "xds", "registry", "envoy"],
+        &[
+            "base", "capture", "dns", "health", "identity", "workload", "ca", "secrets", "sds",
+            "xds", "registry", "envoy",
+        ],
     ),
     (
         "agent",
         &[
             "base",
             "proto",
+            "capture",
+            "dns",
+            "health",
             "identity",
             "platform",
             "systemd",
@@ -77,6 +89,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "base",
+            "capture",
             "identity",
             "platform",
             "kube",
@@ -94,6 +107,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Crates and words that belong to a few rooms or files.
 const OWNED: &[(&str, &[&str])] = &[
+    ("hickory_proto", &["dns/"]),
     ("rcgen", &["identity/", "devmesh.rs", "devmesh/"]),
     ("webpki", &["identity/"]),
     ("clap", &["cli.rs", "cli/"]),
@@ -105,7 +119,16 @@ const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["status/", "devmesh/"]),
     ("tokio::spawn", &[]),
     ("tracker.spawn", &["base/tasks.rs"]),
-    ("Command::new", &["envoy/process.rs", "envoy/binary.rs", "cli/service.rs"]),
+    (
+        "Command::new",
+        &[
+            "envoy/process.rs",
+            "envoy/binary.rs",
+            "cli/service.rs",
+            "capture/tool.rs",
+            "health/exec.rs",
+        ],
+    ),
     ("SystemTime::now", &["base/clock.rs"]),
     ("env::var", &[]),
     ("env::vars", &[]),

@@ -1,0 +1,1 @@
+//! Feels the application's pulse.
