@@ -1,0 +1,181 @@
+//! Rules as iptables-restore reads them: chains of our own, entered from the built-in ones. What
+//! is removed is read off the host, so that any configuration's rules are found.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::rule::{Action, Chain, Family, Match, Rule};
+
+/// Every chain of ours begins so.
+const PREFIX: &str = "VM_AGENT_";
+
+/// The text that replaces our rules of one family. `saved` is what iptables-save shows now.
+pub(super) fn replacement(rules: &[Rule], family: Family, saved: &str) -> String {
+    let mut tables = removals(saved);
+    for chain in Chain::ALL {
+        let inside: Vec<String> = rules
+            .iter()
+            .filter(|rule| rule.chain == chain)
+            .filter(|rule| rule.family().is_none_or(|only| only == family))
+            .flat_map(|rule| lines(rule, family))
+            .collect();
+        if inside.is_empty() {
+            continue;
+        }
+        let (table, built_in, own) = names(chain);
+        let lines = tables.entry(table.to_owned()).or_default();
+        lines.declared.push(format!(":{own} - [0:0]"));
+        lines.added.push(format!("-A {built_in} -j {own}"));
+        lines.added.extend(inside.into_iter().map(|line| format!("-A {own} {line}")));
+    }
+    written(&tables)
+}
+
+/// The text that removes all rules of ours; empty when there are none.
+pub(super) fn removal(saved: &str) -> String {
+    written(&removals(saved))
+}
+
+/// The lines of iptables-save that are ours, which is how a change by somebody else is seen.
+pub(super) fn own_lines(saved: &str) -> Vec<&str> {
+    saved.lines().filter(|line| line.starts_with('*') || line.contains(PREFIX)).collect()
+}
+
+/// The tables that iptables-save shows.
+pub(super) fn tables(saved: &str) -> Vec<String> {
+    saved.lines().filter_map(|line| line.strip_prefix('*')).map(str::to_owned).collect()
+}
+
+/// Whether a table has no rule and no chain but the built-in, accepting ones.
+pub(super) fn is_bare(saved: &str, table: &str) -> bool {
+    let heading = format!("*{table}");
+    let lines = saved.lines().skip_while(|line| *line != heading).skip(1);
+    let mut lines = lines.take_while(|line| *line != "COMMIT");
+    lines.all(|line| line.starts_with(':') && line.contains(" ACCEPT "))
+}
+
+#[derive(Default)]
+struct Lines {
+    removed: Vec<String>,
+    declared: Vec<String>,
+    added: Vec<String>,
+}
+
+fn removals(saved: &str) -> BTreeMap<String, Lines> {
+    let mut tables: BTreeMap<String, Lines> = BTreeMap::new();
+    let mut table = "";
+    let mut chains = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(chain) = line.strip_prefix(':').filter(|rest| rest.starts_with(PREFIX)) {
+            chains.push((table, chain.split(' ').next().unwrap_or_default()));
+        } else if let Some(rule) = line.strip_prefix("-A ")
+            && rule.contains(PREFIX)
+            && !rule.starts_with(PREFIX)
+        {
+            tables.entry(table.to_owned()).or_default().removed.push(format!("-D {rule}"));
+        }
+    }
+    for command in ["-F", "-X"] {
+        for (table, chain) in &chains {
+            let lines = tables.entry((*table).to_owned()).or_default();
+            lines.removed.push(format!("{command} {chain}"));
+        }
+    }
+    tables
+}
+
+fn written(tables: &BTreeMap<String, Lines>) -> String {
+    let mut text = String::new();
+    for (table, lines) in tables {
+        writeln!(text, "*{table}").ok();
+        for line in lines.removed.iter().chain(&lines.declared).chain(&lines.added) {
+            writeln!(text, "{line}").ok();
+        }
+        text.push_str("COMMIT\n");
+    }
+    text
+}
+
+fn names(chain: Chain) -> (&'static str, &'static str, &'static str) {
+    match chain {
+        Chain::RawPrerouting => ("raw", "PREROUTING", "VM_AGENT_RAW_IN"),
+        Chain::RawOutput => ("raw", "OUTPUT", "VM_AGENT_RAW_OUT"),
+        Chain::ManglePrerouting => ("mangle", "PREROUTING", "VM_AGENT_MANGLE_IN"),
+        Chain::MangleOutput => ("mangle", "OUTPUT", "VM_AGENT_MANGLE_OUT"),
+        Chain::NatPrerouting => ("nat", "PREROUTING", "VM_AGENT_NAT_IN"),
+        Chain::NatOutput => ("nat", "OUTPUT", "VM_AGENT_NAT_OUT"),
+    }
+}
+
+/// A rule of ours can be two of theirs; one for the other family's packets is none.
+fn lines(rule: &Rule, family: Family) -> Vec<String> {
+    if rule.matches.contains(&Match::Family(Family::V6)) && family == Family::V6 {
+        return Vec::new();
+    }
+    let matches: Vec<String> = rule.matches.iter().map(matched).collect();
+    let before = matches.join(" ");
+    let with = |action: String| {
+        if before.is_empty() { action } else { format!("{before} {action}") }
+    };
+    match rule.action {
+        Action::AcceptMarked(mark) => {
+            vec![with(format!("-j MARK --set-mark {mark}")), with("-j ACCEPT".to_owned())]
+        }
+        action => vec![with(target(action))],
+    }
+}
+
+fn matched(one: &Match) -> String {
+    match one {
+        Match::Family(_) => String::new(),
+        Match::In(name) => format!("-i {}", interface(name)),
+        Match::Out(name) => format!("-o {}", interface(name)),
+        Match::From(range) => format!("-s {range}"),
+        Match::To(range) => format!("-d {range}"),
+        Match::NotTo(range) => format!("! -d {range}"),
+        Match::ToSelf => "-m addrtype --dst-type LOCAL".to_owned(),
+        Match::Tcp => "-p tcp".to_owned(),
+        Match::TcpTo(port) => format!("-p tcp -m tcp --dport {port}"),
+        Match::TcpNotTo(ports) => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            format!("-p tcp -m multiport ! --dports {}", ports.join(","))
+        }
+        Match::UdpTo(port) => format!("-p udp -m udp --dport {port}"),
+        Match::UdpFrom(port) => format!("-p udp -m udp --sport {port}"),
+        Match::Uid(uid) => format!("-m owner --uid-owner {uid}"),
+        Match::NotUid(uid) => format!("-m owner ! --uid-owner {uid}"),
+        Match::Gid(gid) => format!("-m owner --gid-owner {gid}"),
+        Match::NotGid(gid) => format!("-m owner ! --gid-owner {gid}"),
+        Match::Mark(mark) => format!("-m mark --mark {mark}"),
+        Match::NotMark(mark) => format!("-m mark ! --mark {mark}"),
+        Match::ConnectionMark(mark) => format!("-m connmark --mark {mark}"),
+        Match::Established => "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned(),
+        Match::Invalid => "-m conntrack --ctstate INVALID".to_owned(),
+    }
+}
+
+/// iptables writes `+` where we write `*`.
+fn interface(name: &str) -> String {
+    match name.strip_suffix('*') {
+        Some(start) => format!("{start}+"),
+        None => name.to_owned(),
+    }
+}
+
+fn target(action: Action) -> String {
+    match action {
+        Action::Return => "-j RETURN".to_owned(),
+        Action::AcceptMarked(_) => "-j ACCEPT".to_owned(),
+        Action::Drop => "-j DROP".to_owned(),
+        Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Action::Tproxy(port, mark) => {
+            format!("-j TPROXY --on-port {port} --tproxy-mark {mark}")
+        }
+        Action::Mark(mark) => format!("-j MARK --set-mark {mark}"),
+        Action::SaveMark => "-j CONNMARK --save-mark".to_owned(),
+        Action::RestoreMark => "-j CONNMARK --restore-mark".to_owned(),
+        Action::Zone(zone) => format!("-j CT --zone {zone}"),
+    }
+}

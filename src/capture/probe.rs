@@ -1,0 +1,128 @@
+//! Tries the rules with live connections: one that must not arrive where it was sent.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::rules::PASSTHROUGH;
+use super::{Config, Groups, Owner, Ranges};
+
+/// The rules are in place and connections do not follow them.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The probe itself could not be made.
+    #[error("cannot try the rules at {at}")]
+    Socket {
+        /// The address.
+        at: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A connection of the proxy's user to its own machine arrived where it was sent.
+    #[error("a connection to {at} arrived there instead of at port {port}")]
+    NotRedirected {
+        /// Where it was sent.
+        at: SocketAddr,
+        /// Where it should have gone.
+        port: u16,
+    },
+    /// A connection to another machine was not answered by this one.
+    #[error("a connection to {at} left this machine instead of going to port {port}")]
+    Left {
+        /// Where it was sent.
+        at: SocketAddr,
+        /// Where it should have gone.
+        port: u16,
+    },
+}
+
+impl ProbeError {
+    pub(super) fn hint(&self) -> String {
+        let what = "other rules may come first: look at `nft list ruleset` and `iptables-save`";
+        what.to_owned()
+    }
+}
+
+/// Tries inbound and outbound rules, and says what was seen.
+pub(super) async fn probe(config: &Config) -> Result<String, ProbeError> {
+    let [four, six] = PASSTHROUGH;
+    redirected(config, four, Ipv4Addr::LOCALHOST.into()).await?;
+    if config.ipv6 {
+        redirected(config, six, Ipv6Addr::LOCALHOST.into()).await?;
+    }
+    let both = "connections are redirected in both directions";
+    let inbound = "inbound connections are redirected; outbound ones could not be tried";
+    Ok(if outbound(config).await? { both } else { inbound }.to_owned())
+}
+
+/// The proxy's user calls a listener of ours, which must not hear of it: the rule for calls of the
+/// proxy to its own machine has sent them elsewhere.
+async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<(), ProbeError> {
+    let at = SocketAddr::new(to, 0);
+    let failed = |at| move |source| ProbeError::Socket { at, source };
+    let listener = TcpListener::bind(at).await.map_err(failed(at))?;
+    let at = listener.local_addr().map_err(failed(at))?;
+    let socket = socket_of(config.owner, to).map_err(failed(at))?;
+    socket.bind(SocketAddr::new(from, 0)).map_err(failed(at))?;
+    let (_, arrived) = tokio::join!(
+        // Accepted or refused by the proxy's port: either is fine.
+        tokio::time::timeout(LIMIT, socket.connect(at)),
+        tokio::time::timeout(QUIET, listener.accept()),
+    );
+    match arrived {
+        Ok(_) => Err(ProbeError::NotRedirected { at, port: config.proxy_ports.inbound }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Somebody else calls an address that nobody has (RFC 5737): this machine itself must answer.
+/// `false` where this host or its configuration gives no such call a way.
+async fn outbound(config: &Config) -> Result<bool, ProbeError> {
+    let outbound = &config.outbound;
+    let gid = match &outbound.groups {
+        Groups::AllBut(groups) if groups.contains(&0) => return Ok(false),
+        Groups::AllBut(_) => 0,
+        Groups::Only(groups) => match groups.first() {
+            Some(gid) => *gid,
+            None => return Ok(false),
+        },
+    };
+    let is_limited = outbound.ranges != Ranges::All || !outbound.excluded_ranges.is_empty();
+    if is_limited || outbound.excluded_ports.contains(&PORT) {
+        return Ok(false);
+    }
+    let at = SocketAddr::new(NOBODY, PORT);
+    let socket = socket_of(Owner { uid: 0, gid }, NOBODY);
+    let socket = socket.map_err(|source| ProbeError::Socket { at, source })?;
+    match tokio::time::timeout(LIMIT, socket.connect(at)).await {
+        Ok(Ok(_)) => Ok(true),
+        // The proxy is not up yet.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        // No route, so that the rules never saw it.
+        Ok(Err(_)) => Ok(false),
+        Err(_) => Err(ProbeError::Left { at, port: config.proxy_ports.outbound }),
+    }
+}
+
+/// A socket that counts as somebody's: the kernel notes who made it. The thread is itself again
+/// before anything else runs on it.
+fn socket_of(owner: Owner, towards: IpAddr) -> io::Result<TcpSocket> {
+    let gid = setfsgid(Gid::from_raw(owner.gid));
+    let uid = setfsuid(Uid::from_raw(owner.uid));
+    let socket = if towards.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    setfsuid(uid);
+    setfsgid(gid);
+    socket
+}
+
+/// An address of the documentation, which no machine has.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const PORT: u16 = 80;
+/// Within the machine an answer takes microseconds.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How long our listener is watched for a connection that must not come.
+const QUIET: Duration = Duration::from_millis(200);

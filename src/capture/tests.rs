@@ -1,0 +1,268 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::rule::Family;
+use super::*;
+
+fn config() -> Config {
+    Config {
+        backend: Backend::Nftables,
+        interception: Interception::Redirect,
+        owner: Owner { uid: 1337, gid: 1338 },
+        proxy_ports: ProxyPorts { outbound: 15001, inbound: 15006, tunnel: 15008 },
+        inbound: Inbound { ports: Ports::All, excluded: BTreeSet::from([22, 15020]) },
+        outbound: Outbound {
+            ranges: Ranges::All,
+            excluded_ranges: Vec::new(),
+            included_ports: BTreeSet::new(),
+            excluded_ports: BTreeSet::new(),
+            groups: Groups::AllBut(Vec::new()),
+        },
+        interfaces: Interfaces { bridges: vec!["docker*".to_owned()], ..Interfaces::default() },
+        dns: Some(DnsCapture { port: 15053, servers: Some(vec!["127.0.0.53".parse().unwrap()]) }),
+        loopback: "127.0.0.1".parse().unwrap(),
+        ipv6: false,
+        drop_invalid: false,
+    }
+}
+
+/// The usual machine: one IPv4 address, systemd-resolved.
+const USUAL: &str = r#"table inet vm_agent {
+	chain raw_prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		meta nfproto ipv6 return comment "no IPv6 here"
+		udp sport 53 ip saddr 127.0.0.53 ct zone set 1 comment "answers of resolvers"
+	}
+
+	chain raw_output {
+		type filter hook output priority raw; policy accept;
+		meta nfproto ipv6 return comment "no IPv6 here"
+		udp dport 53 meta skgid 1338 ct zone set 1 comment "queries of the agent"
+		udp sport 15053 meta skgid 1338 ct zone set 2 comment "answers of the agent"
+		udp dport 53 ip daddr 127.0.0.53 meta skgid != 1338 ct zone set 2 comment "queries of applications"
+	}
+
+	chain nat_prerouting {
+		type nat hook prerouting priority dstnat + 5; policy accept;
+		meta nfproto ipv6 return comment "no IPv6 here"
+		iifname "docker*" return comment "of containers"
+		tcp dport 15008 return comment "tunnels of the mesh"
+		tcp dport 22 return comment "excluded port"
+		tcp dport 15020 return comment "excluded port"
+		fib daddr type local meta l4proto tcp redirect to :15006 comment "inbound"
+	}
+
+	chain nat_output {
+		type nat hook output priority -95; policy accept;
+		meta nfproto ipv6 return comment "no IPv6 here"
+		oifname "lo" ip saddr 127.0.0.6 return comment "from the proxy to the application"
+		oifname "lo" ip daddr != 127.0.0.1 tcp dport != { 53, 15008 } meta skuid 1337 redirect to :15006 comment "of the proxy to its own machine"
+		oifname "lo" tcp dport != 53 meta skuid != 1337 return comment "within the machine"
+		meta skuid 1337 return comment "of the proxy"
+		meta skgid 1338 return comment "of the agent"
+		ip daddr 127.0.0.53 tcp dport 53 redirect to :15053 comment "DNS"
+		ip daddr 127.0.0.53 udp dport 53 redirect to :15053 comment "DNS"
+		ip daddr 127.0.0.1 return comment "loopback"
+		meta l4proto tcp redirect to :15001 comment "outbound"
+	}
+}
+"#;
+
+#[test]
+fn the_usual_machine_gets_istios_rules_in_one_table() {
+    assert_eq!(nft::table(&rules(&config())), USUAL);
+}
+
+/// The same rules for iptables.
+const USUAL_IPTABLES: &str = "*nat
+:VM_AGENT_NAT_IN - [0:0]
+:VM_AGENT_NAT_OUT - [0:0]
+-A PREROUTING -j VM_AGENT_NAT_IN
+-A VM_AGENT_NAT_IN -i docker+ -j RETURN
+-A VM_AGENT_NAT_IN -p tcp -m tcp --dport 15008 -j RETURN
+-A VM_AGENT_NAT_IN -p tcp -m tcp --dport 22 -j RETURN
+-A VM_AGENT_NAT_IN -p tcp -m tcp --dport 15020 -j RETURN
+-A VM_AGENT_NAT_IN -m addrtype --dst-type LOCAL -p tcp -j REDIRECT --to-ports 15006
+-A OUTPUT -j VM_AGENT_NAT_OUT
+-A VM_AGENT_NAT_OUT -o lo -s 127.0.0.6 -j RETURN
+-A VM_AGENT_NAT_OUT -o lo ! -d 127.0.0.1 -p tcp -m multiport ! --dports 15008 -m owner --uid-owner 1337 -j REDIRECT --to-ports 15006
+-A VM_AGENT_NAT_OUT -o lo -m owner ! --uid-owner 1337 -j RETURN
+-A VM_AGENT_NAT_OUT -m owner --uid-owner 1337 -j RETURN
+-A VM_AGENT_NAT_OUT -m owner --gid-owner 1338 -j RETURN
+-A VM_AGENT_NAT_OUT -d 127.0.0.1 -j RETURN
+-A VM_AGENT_NAT_OUT -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+";
+
+#[test]
+fn iptables_gets_the_same_rules_in_chains_of_our_own() {
+    let rules = rules(&Config { dns: None, ipv6: true, ..config() });
+    assert_eq!(iptables::replacement(&rules, Family::V4, ""), USUAL_IPTABLES);
+    let six = iptables::replacement(&rules, Family::V6, "");
+    assert!(six.contains("-o lo -s ::6 -j RETURN") && !six.contains("127.0.0"), "{six}");
+}
+
+#[test]
+fn rules_of_any_earlier_configuration_are_found_and_removed() {
+    let saved = "*filter\n:INPUT ACCEPT [1:2]\n-A INPUT -p tcp -j ACCEPT\nCOMMIT\n*nat\n\
+                 :OUTPUT ACCEPT [0:0]\n:VM_AGENT_OLD - [0:0]\n-A OUTPUT -j VM_AGENT_OLD\n\
+                 -A OUTPUT -p udp -j ACCEPT\n-A VM_AGENT_OLD -j RETURN\nCOMMIT\n";
+    let expected = "*nat\n-D OUTPUT -j VM_AGENT_OLD\n-F VM_AGENT_OLD\n-X VM_AGENT_OLD\nCOMMIT\n";
+    assert_eq!(iptables::removal(saved), expected);
+    assert!(
+        iptables::replacement(&rules(&config()), Family::V4, saved).contains("-X VM_AGENT_OLD")
+    );
+    assert_eq!(iptables::removal("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"), "");
+    assert!(iptables::is_bare("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n", "nat"));
+    assert!(!iptables::is_bare(saved, "nat"));
+}
+
+fn lines(config: &Config) -> Vec<String> {
+    nft::table(&rules(config)).lines().map(|line| line.trim().to_owned()).collect()
+}
+
+fn position(lines: &[String], what: &str) -> usize {
+    lines.iter().position(|line| line.starts_with(what)).unwrap_or_else(|| panic!("no {what}"))
+}
+
+#[test]
+fn what_is_excluded_comes_before_what_is_captured() {
+    let mut config = config();
+    config.outbound.excluded_ranges = vec!["10.96.0.0/12".parse().unwrap()];
+    config.outbound.included_ports = BTreeSet::from([8443]);
+    config.outbound.excluded_ports = BTreeSet::from([25]);
+    config.outbound.ranges = Ranges::Only(vec!["10.0.0.0/8".parse().unwrap()]);
+    config.outbound.groups = Groups::Only(vec![5, 6]);
+    config.interfaces.excluded = vec!["eth9".to_owned()];
+    let lines = lines(&config);
+    let order = [
+        "oifname \"eth9\" return",
+        "tcp dport 25 return",
+        "udp dport 25 return",
+        "meta skuid 1337 return",
+        "meta skgid != 5 meta skgid != 6 return",
+        "ip daddr 127.0.0.1 return",
+        "ip daddr 10.96.0.0/12 return",
+        "tcp dport 8443 redirect to :15001",
+        "ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001",
+    ];
+    let found: Vec<usize> = order.iter().map(|what| position(&lines, what)).collect();
+    assert!(found.is_sorted(), "{found:?} of {lines:#?}");
+    assert!(!lines.iter().any(|line| line.starts_with("meta l4proto tcp redirect to :15001")));
+}
+
+#[test]
+fn ipv6_has_rules_of_its_own_where_the_host_has_ipv6() {
+    let lines = lines(&Config { ipv6: true, dns: None, ..config() });
+    assert!(!lines.iter().any(|line| line.contains("no IPv6")));
+    position(&lines, "oifname \"lo\" ip6 saddr ::6 return");
+    position(&lines, "ip6 daddr ::1 return");
+}
+
+#[test]
+fn transparent_interception_marks_instead_of_redirecting_inbound() {
+    let config = Config { interception: Interception::Tproxy, ..config() };
+    let text = nft::table(&rules(&config));
+    assert!(text.contains("tproxy ip to :15006 meta mark set 0x00000539 accept"), "{text}");
+    assert!(!text.contains("chain nat_prerouting"), "{text}");
+    let saved = iptables::replacement(&rules(&config), Family::V4, "");
+    assert!(saved.contains("-j TPROXY --on-port 15006 --tproxy-mark 1337"), "{saved}");
+}
+
+#[test]
+fn the_uplink_is_no_bridge_of_containers() {
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let interfaces = Interfaces { bridges: named(&["docker0", "br-*"]), ..Interfaces::default() };
+    let with = |uplink| interfaces.clone().with_uplink(uplink).bridges;
+    assert_eq!(with(Some("br-ex")), named(&["docker0"]));
+    assert_eq!(with(Some("eth0")), named(&["docker0", "br-*"]));
+}
+
+#[test]
+fn lists_say_what_is_wrong_in_them() {
+    assert_eq!(Ports::parse("*"), Ok(Ports::All));
+    assert_eq!(Ports::parse(" 80, 443,"), Ok(Ports::Only(BTreeSet::from([80, 443]))));
+    assert_eq!(Ports::parse(""), Ok(Ports::Only(BTreeSet::new())));
+    for (text, part) in [("80,http", "http"), ("0", "0"), ("65536", "65536"), ("80;81", "80;81")] {
+        let error = Ports::parse(text).unwrap_err();
+        assert!(error.contains(&format!("{part:?}")), "{error}");
+    }
+    assert_eq!("10.1.2.3/8".parse::<Cidr>().unwrap().to_string(), "10.0.0.0/8");
+    assert_eq!("fd00::1".parse::<Cidr>().unwrap().to_string(), "fd00::1");
+    assert_eq!("0.0.0.0/0".parse::<Cidr>().unwrap().to_string(), "0.0.0.0/0");
+    for wrong in ["10.0.0.0/33", "10.0.0", "*", "::/129", "10.0.0.0/", "a/8"] {
+        assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+    }
+    for wrong in ["", "*", "eth0\"", "a b", "sixteen-letters-", "x;drop"] {
+        assert!(parse_interface(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn ssh_is_found_wherever_it_listens() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("sshd_config");
+    std::fs::create_dir(directory.path().join("sshd_config.d")).unwrap();
+    std::fs::write(&config, "#Port 23\nPort 2222\nListenAddress 0.0.0.0:2200\n").unwrap();
+    std::fs::write(directory.path().join("sshd_config.d/own.conf"), "port=2022\n").unwrap();
+    let own: IpAddr = "10.0.0.2".parse().unwrap();
+    let addresses = [("eth0".to_owned(), own)];
+    let facts = host_facts(&addresses, Some(own), &config);
+    assert_eq!(facts.ssh_ports, BTreeSet::from([22, 2022, 2200, 2222]));
+    assert_eq!(facts.own_interface.as_deref(), Some("eth0"));
+    assert!(!facts.ipv6);
+}
+
+#[tokio::test]
+async fn a_journal_of_another_boot_has_nothing_to_undo() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state/capture.json");
+    let undo = vec![journal::Undo::Address { address: "::6/128".to_owned() }];
+    let mut then = journal::Journal { boot: journal::boot(), undo, shown: None };
+    then.write(&path).unwrap();
+    assert_eq!(journal::Journal::read(&path), Some(then.clone()));
+    assert_eq!(Capture::new(path.clone()).look().await.unwrap(), Found::Broken);
+    then.boot = "another".to_owned();
+    then.write(&path).unwrap();
+    assert_eq!(journal::Journal::read(&path), None);
+    assert_eq!(Capture::new(path).look().await.unwrap(), Found::Absent);
+}
+
+fn ranges() -> impl Strategy<Value = Vec<Cidr>> {
+    let four = (any::<u32>(), 0..=32_u8)
+        .prop_map(|(ip, p)| format!("{}/{p}", std::net::Ipv4Addr::from(ip)));
+    let six = (any::<u128>(), 0..=128_u8)
+        .prop_map(|(ip, p)| format!("{}/{p}", std::net::Ipv6Addr::from(ip)));
+    prop::collection::vec(prop_oneof![four, six].prop_map(|text| text.parse().unwrap()), 0..4)
+}
+
+proptest! {
+    #[test]
+    fn any_configuration_gives_whole_lines_for_both_tools(
+        ports in prop::collection::btree_set(1..=u16::MAX, 0..5),
+        only in ranges(),
+        excluded in ranges(),
+        ipv6: bool,
+        tproxy: bool,
+    ) {
+        let mut config = config();
+        config.ipv6 = ipv6;
+        config.inbound.ports = Ports::Only(ports);
+        config.outbound.ranges = Ranges::Only(only);
+        config.outbound.excluded_ranges = excluded;
+        config.interception = if tproxy { Interception::Tproxy } else { Interception::Redirect };
+        let rules = rules(&config);
+        prop_assert!(ipv6 || rules.iter().all(|rule| rule.family() != Some(Family::V6) || rule.why == "no IPv6 here"));
+        let table = nft::table(&rules);
+        let whole = |line: &&str| line.contains("comment \"");
+        prop_assert_eq!(table.lines().filter(whole).count(), rules.len());
+        for family in [Family::V4, Family::V6] {
+            let text = iptables::replacement(&rules, family, "");
+            prop_assert_eq!(text.matches("COMMIT").count(), text.matches('*').count());
+            let removed = iptables::removal(&text);
+            prop_assert_eq!(removed.matches("-X ").count(), text.matches("\n:VM_AGENT_").count());
+        }
+    }
+}
