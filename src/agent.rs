@@ -2,6 +2,7 @@
 
 mod chronicle;
 mod plan;
+mod rooms;
 mod signals;
 mod start;
 mod stop;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use plan::{Plan, PlanError, RegistrationPlan, plan};
+pub use plan::{CapturePlan, Plan, PlanError, RegistrationPlan, plan};
 pub use start::StartError;
 
 use crate::base::tasks::{Ended, Tasks};
@@ -35,6 +36,7 @@ pub struct Agent {
     registrar: Tasks,
     remove_on_stop: bool,
     draining: watch::Sender<bool>,
+    capture: Option<CapturePlan>,
     /// Held as long as the agent runs: there is one for a root directory.
     _lock: File,
 }

@@ -14,6 +14,7 @@ mod host;
 mod interface;
 mod iptables;
 mod journal;
+mod keeper;
 mod nft;
 mod plan;
 mod ports;
@@ -27,8 +28,9 @@ use std::net::IpAddr;
 
 pub use apply::{Applied, ApplyError, Capture, Found, Removed};
 pub use cidr::Cidr;
-pub use host::{HostFacts, host_facts};
+pub use host::{HostFacts, host_facts, nameservers, nft_is_installed};
 pub use interface::parse_interface;
+pub use keeper::{CapturePhase, CaptureState, FailPolicy, Keeper};
 pub use plan::{Plan, Step};
 pub use ports::{Ports, parse_ports};
 pub use probe::ProbeError;

@@ -1,6 +1,7 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
+mod capture;
 mod cert;
 mod config;
 mod exit;
@@ -47,6 +48,9 @@ enum Command {
     Wait(wait::Args),
     /// Take this machine out of the mesh and remove all that join and run made
     Leave(leave::Args),
+    /// Show, apply or remove this host's redirect rules
+    #[command(subcommand)]
+    Capture(Box<capture::Command>),
     /// Show the machine's certificate
     #[command(subcommand)]
     Cert(cert::Command),
@@ -72,6 +76,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&cli.global, &args),
         Command::Wait(args) => wait::run(&cli.global, &args),
         Command::Leave(args) => leave::run(&cli.global, &args),
+        Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),

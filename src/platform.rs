@@ -1,8 +1,9 @@
 //! What this host is: its name and its addresses. It reports, and decides nothing.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 
-use sysinfo::Networks;
+use sysinfo::{NetworkData, Networks};
 
 use crate::base::net::is_link_local;
 
@@ -21,18 +22,29 @@ pub fn host_name() -> Option<String> {
 /// container-bridge interfaces.
 #[must_use]
 pub fn addresses() -> Vec<IpAddr> {
-    let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
-    let mut interfaces: Vec<_> = networks.iter().collect();
-    interfaces.sort_by(|one, other| one.0.cmp(other.0));
-    let ours = interfaces.into_iter().filter(|(name, _)| !is_bridge(&name.to_string_lossy()));
-    let all = ours.flat_map(|(_, data)| data.ip_networks().iter().map(|network| network.addr));
+    let ours = interface_addresses().into_iter().filter(|(name, _)| !is_bridge(name));
     let mut found = Vec::new();
-    for ip in all.filter(|ip| !ip.is_loopback() && !is_link_local(*ip)).take(ADDRESSES) {
+    for (_, ip) in ours.take(ADDRESSES) {
         if !found.contains(&ip) {
             found.push(ip);
         }
     }
     found
+}
+
+/// Every address that is neither loopback nor link-local, with the name of its interface.
+#[must_use]
+pub fn interface_addresses() -> Vec<(String, IpAddr)> {
+    let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
+    let mut interfaces: Vec<_> = networks.iter().collect();
+    interfaces.sort_by(|one, other| one.0.cmp(other.0));
+    let of = |(name, data): (&OsString, &NetworkData)| {
+        let name = name.to_string_lossy().into_owned();
+        let ips: Vec<IpAddr> = data.ip_networks().iter().map(|network| network.addr).collect();
+        ips.into_iter().map(move |ip| (name.clone(), ip))
+    };
+    let all = interfaces.into_iter().flat_map(of);
+    all.filter(|(_, ip)| !ip.is_loopback() && !is_link_local(*ip)).collect()
 }
 
 /// Interfaces that container engines and hypervisors make.

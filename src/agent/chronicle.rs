@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::capture::CaptureState;
 use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
@@ -45,7 +46,7 @@ impl Chronicle {
         _health: watch::Sender<Option<xds::Health>>,
     ) {
         let (mut identity, mut upstream) = (board.identity.clone(), board.upstream.clone());
-        let mut proxy = board.proxy.clone();
+        let (mut proxy, mut capture) = (board.proxy.clone(), board.capture.clone());
         let mut direct = direct;
         let mut alive = interval(self.manager.watchdog_interval().unwrap_or(IDLE_LOOK));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,6 +56,7 @@ impl Chronicle {
                 changed = identity.changed() => changed.is_ok(),
                 changed = upstream.changed() => changed.is_ok(),
                 changed = proxy.changed() => changed.is_ok(),
+                changed = settled(&mut capture) => changed,
                 changed = next(&mut direct) => changed,
                 _ = alive.tick() => {
                     self.manager.alive();
@@ -124,6 +126,14 @@ impl Chronicle {
             self.manager.status(&status);
         }
         self.last = Some(snapshot.phase);
+    }
+}
+
+/// A room that is not there says nothing more.
+async fn settled(capture: &mut watch::Receiver<CaptureState>) -> bool {
+    match capture.changed().await {
+        Ok(()) => true,
+        Err(_) => std::future::pending().await,
     }
 }
 

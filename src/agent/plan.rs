@@ -1,5 +1,7 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
+mod capture;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -23,6 +25,8 @@ use crate::secrets;
 use crate::status;
 use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
 
+pub use capture::CapturePlan;
+
 /// What the rooms are made with.
 pub struct Plan {
     /// Where everything lies.
@@ -39,6 +43,8 @@ pub struct Plan {
     pub registration: RegistrationPlan,
     /// Envoy.
     pub envoy: envoy::Config,
+    /// Redirected traffic, where there is any.
+    pub capture: Option<CapturePlan>,
     /// The status server.
     pub status: status::Config,
 }
@@ -69,6 +75,18 @@ pub enum PlanError {
     /// There is no Envoy.
     #[error("cannot start a proxy")]
     Binary(#[from] BinaryError),
+    /// Only root can redirect traffic, and start the proxy as somebody else.
+    #[error("capture.mode: only root can redirect traffic")]
+    CaptureNeedsRoot,
+    /// What root's programs do could not be told from what the proxy does.
+    #[error("capture.mode: the proxy must not run as root where traffic is captured (proxy.user)")]
+    CaptureOfRoot,
+    /// A group of a setting does not exist.
+    #[error("there is no group {name:?} on this machine")]
+    Group {
+        /// Its name.
+        name: String,
+    },
     /// The kubeconfig cannot be used.
     #[error("cannot use the Kubernetes API")]
     Kubeconfig(#[from] KubeconfigError),
@@ -99,6 +117,7 @@ pub async fn plan(
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let registration = registration(settings, &workload)?;
+    let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
     let envoy = proxy(settings, paths, &workload, &registration, launcher, binary, user);
     let secrets = secrets::Config {
         id,
@@ -111,7 +130,8 @@ pub async fn plan(
         export_directory: settings.identity.export_directory.clone(),
     };
     let status = status::Config { listen: settings.status.listen };
-    Ok(Plan { paths: paths.clone(), workload, discovery, ca, secrets, registration, envoy, status })
+    let paths = paths.clone();
+    Ok(Plan { paths, workload, discovery, ca, secrets, registration, envoy, capture, status })
 }
 
 fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {

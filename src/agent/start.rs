@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, Plan, RegistrationPlan};
+use super::{Agent, CapturePlan, Plan, RegistrationPlan, rooms};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -35,6 +35,9 @@ pub enum StartError {
     /// A directory or socket cannot be made.
     #[error("this host does not let the agent start")]
     File(#[from] FileError),
+    /// The proxy's group cannot be taken on.
+    #[error("cannot take on the proxy's group, by which redirect rules know the agent")]
+    Group(#[source] io::Error),
     /// The Kubernetes API cannot be used.
     #[error("the Kubernetes API cannot be used")]
     Kube(#[from] KubeError),
@@ -74,6 +77,7 @@ impl Agent {
     /// # Errors
     /// When the host refuses; nothing runs then.
     pub async fn start(plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
+        join_proxy_group(plan.capture.as_ref())?;
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
@@ -85,11 +89,13 @@ impl Agent {
         let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: false };
         let line = dialer(plan.discovery.clone());
         let relay = xds::relay(config, line, inputs, Arc::clone(&clock), tasks.clone());
-        let Plan { paths, workload, registration, envoy, discovery, .. } = plan;
+        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
+        let up = rooms::readiness(&tasks, proxy.state());
+        let captured = rooms::capture(&tasks, capture.as_ref(), up, &clock);
         let (draining, is_draining) = watch::channel(false);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {
@@ -102,6 +108,7 @@ impl Agent {
             upstream: relay.state(),
             registration: registered,
             proxy: proxy.state(),
+            capture: captured,
             sds: Arc::clone(&secrets_for.counters),
             draining: is_draining,
             timings,
@@ -130,9 +137,18 @@ impl Agent {
             registrar,
             remove_on_stop: registration.remove_on_stop,
             draining,
+            capture,
             _lock: doors.lock,
         })
     }
+}
+
+/// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
+/// own user, which many other programs have too.
+fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
+    let Some(plan) = capture else { return Ok(()) };
+    let gid = nix::unistd::Gid::from_raw(plan.config.owner.gid);
+    nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 
 /// The pages of status and administration, and the orders that arrive there.
@@ -165,7 +181,9 @@ fn wanted(registration: &RegistrationPlan, workload: &Workload) -> RegistrationS
     RegistrationState::new(registration.mode, namespace, registration.name.clone())
 }
 
-async fn never_ends(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
+pub(super) async fn never_ends(
+    task: impl Future<Output = ()>,
+) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
 }

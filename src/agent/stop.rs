@@ -3,6 +3,7 @@
 use super::{Agent, FINISH_LIMIT, Reason};
 use crate::base::fsio;
 use crate::base::trouble::chain;
+use crate::capture::FailPolicy;
 use crate::systemd::ServiceManager;
 
 impl Agent {
@@ -18,6 +19,7 @@ impl Agent {
         if !self.tasks.finish(FINISH_LIMIT).await {
             tracing::warn!("Some tasks did not finish in time.");
         }
+        self.release_traffic().await;
         for path in [
             self.paths.admin_socket(),
             self.paths.sds_socket(),
@@ -43,6 +45,16 @@ impl Agent {
                 tracing::warn!("Asked again: ending the proxy without waiting.");
                 proxy.kill().await;
             }
+        }
+    }
+
+    /// Without a proxy, redirected traffic goes nowhere.
+    async fn release_traffic(&self) {
+        let Some(plan) = &self.capture else { return };
+        if plan.fail_policy == FailPolicy::Closed {
+            tracing::warn!("The redirect rules stay (capture.failPolicy is closed).");
+        } else if let Err(error) = plan.capture.remove().await {
+            tracing::error!(error = chain(&error), "The redirect rules are still there.");
         }
     }
 

@@ -124,6 +124,12 @@ impl Capture {
         Self { journal }
     }
 
+    /// Whether anything was ever done and not undone, in this boot or an earlier one.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.journal.exists()
+    }
+
     /// What [`Capture::apply`] would do now.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::ports::parse_ports;
+use super::tool;
 use crate::base::fsio;
 
 /// Facts about the host.
@@ -28,6 +29,30 @@ pub fn host_facts(addresses: &[(String, IpAddr)], own: Option<IpAddr>, sshd: &Pa
         ssh_ports: ssh_ports(sshd),
         own_interface: own.map(|(name, _)| name.clone()),
     }
+}
+
+/// The resolvers that a resolv.conf names.
+#[must_use]
+pub fn nameservers(file: &Path) -> Vec<IpAddr> {
+    let text = fsio::read_text(file, BYTES).unwrap_or_default();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if words.next() == Some("nameserver")
+            && let Some(Ok(ip)) = words.next().map(str::parse::<IpAddr>)
+            && !found.contains(&ip)
+        {
+            found.push(ip);
+        }
+    }
+    found.truncate(RESOLVERS);
+    found
+}
+
+/// Whether `nft` can be used.
+#[must_use]
+pub fn nft_is_installed() -> bool {
+    tool::find(&["nft"]).is_some()
 }
 
 /// The `Port` and `ListenAddress` lines of sshd's configuration and of the files beside it.
@@ -57,6 +82,8 @@ fn ssh_port(line: &str) -> Option<BTreeSet<u16>> {
     }
 }
 
+/// The C library looks at three; more make rules without use.
+const RESOLVERS: usize = 16;
 const SSH: u16 = 22;
 const BYTES: u64 = 1024 * 1024;
 const FILES: usize = 64;

@@ -10,9 +10,10 @@ use super::logs;
 use super::options::{Global, Overrides};
 use super::progress::{Progress, Verdict};
 use super::run::{finish, runtime, start};
-use super::{service, settings, status};
+use super::{capture, service, settings, status};
 use crate::agent::{Agent, Reason};
 use crate::base::problem::{Problem, Problems};
+use crate::capture::Capture;
 use crate::config::{self, Document, Paths, Settings};
 use crate::join::{Files, Layout, Source, read_directory};
 
@@ -135,6 +136,9 @@ async fn foreground(
         Ok(Some(reason)) => finish(agent, reason).await,
         Err(failure) => {
             agent.stop(&Reason::Quit).await;
+            // A closed fail policy is for machines that have joined.
+            let capture = Capture::new(settings::paths(global).capture_journal());
+            capture.remove().await.map_err(capture::failure)?;
             layout.undo();
             Err(failure)
         }

@@ -7,7 +7,7 @@ use super::exit::{Exit, Failure};
 use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime, start_failure};
 use super::screen::{self, Paint, paint};
-use super::{service, settings};
+use super::{capture, service, settings};
 use crate::agent::StartError;
 use crate::base::clock;
 use crate::config::{Loaded, RegistrationMode};
@@ -34,6 +34,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             result => result?,
         }
     }
+    // Whatever the fail policy left in place, and what a killed agent could not take away.
+    capture::remove(global)?;
     let directories = [paths.run_directory(), paths.state_directory(), paths.config_directory()];
     let existed = directories.iter().any(|directory| directory.exists());
     wipe(paths.root(), &directories).map_err(|error| {

@@ -56,6 +56,9 @@ impl Progress {
         if text(status, "/proxy/phase") == "ready" {
             self.done("proxy", &format!("Envoy {} is configured", text(status, "/proxy/version")));
         }
+        if text(status, "/capture/phase") == "active" {
+            self.done("capture", &text(status, "/capture/probed"));
+        }
         if is("/ready") {
             return Verdict::Ready;
         }
@@ -89,7 +92,7 @@ fn exit_of(condition: &Value) -> Exit {
         }
         "registration" => Exit::Registration,
         "proxy" => Exit::Proxy,
-        "storage" => Exit::Host,
+        "capture" | "storage" => Exit::Host,
         "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
         _ => Exit::ControlPlane,
     }

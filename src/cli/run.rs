@@ -82,7 +82,13 @@ pub(super) fn plan_failure(error: PlanError) -> Failure {
         PlanError::Address { .. } => {
             (Exit::Host, Some("name it with --address IP-OR-NAME".to_owned()))
         }
-        PlanError::Kubeconfig(_) | PlanError::User(_) => (Exit::Configuration, None),
+        PlanError::CaptureNeedsRoot => {
+            (Exit::Host, Some("try it with sudo, or set capture.mode to none".to_owned()))
+        }
+        PlanError::CaptureOfRoot
+        | PlanError::Group { .. }
+        | PlanError::Kubeconfig(_)
+        | PlanError::User(_) => (Exit::Configuration, None),
     };
     Failure::new(exit, error).hint(hint)
 }
@@ -97,7 +103,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Port { .. } => {
             (Exit::Host, Some("end the program that holds the port, or set status.port".to_owned()))
         }
-        StartError::File(_) | StartError::Signals(_) => {
+        StartError::File(_) | StartError::Group(_) | StartError::Signals(_) => {
             (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))
         }
     };

@@ -63,6 +63,7 @@ fn render(status: &Value) -> String {
     let entry = text(status, "/registration/name");
     row("registration", format!("{} {entry} (by {mode})", text(status, "/registration/phase")));
     row("proxy", proxy(status));
+    row("capture", capture(status));
     for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
         let room = text(condition, "/room");
         screen.push_str(&format!(
@@ -95,6 +96,21 @@ fn proxy(status: &Value) -> String {
     }
     if let Some(restarts) = number("/proxy/restarts").filter(|&count| count > 0) {
         line.push_str(&format!(", {restarts} restarts"));
+    }
+    line
+}
+
+fn capture(status: &Value) -> String {
+    let mut line = text(status, "/capture/phase");
+    if let Some(backend) = status.pointer("/capture/backend").filter(|backend| !backend.is_null()) {
+        let name = backend.as_str().unwrap_or("iptables");
+        line.push_str(&format!(" (by {name})"));
+    }
+    if let Some(repairs) = status.pointer("/capture/repairs").and_then(Value::as_u64)
+        && repairs > 0
+    {
+        let when = text(status, "/capture/repaired_at");
+        line.push_str(&format!(", repaired {repairs} times, last at {when}"));
     }
     line
 }

@@ -51,6 +51,18 @@ impl Paths {
         self.state_directory().join("istio-token")
     }
 
+    /// What was done to the host's rules.
+    #[must_use]
+    pub fn capture_journal(&self) -> PathBuf {
+        self.state_directory().join("capture.json")
+    }
+
+    /// The last name table.
+    #[must_use]
+    pub fn name_table(&self) -> PathBuf {
+        self.state_directory().join("names.pb")
+    }
+
     /// `/run/vm-agent`.
     #[must_use]
     pub fn run_directory(&self) -> PathBuf {

@@ -117,6 +117,38 @@ impl<'a> Reader<'a> {
         list.unwrap_or_default()
     }
 
+    /// A list: of texts and numbers, or one text with commas. `default` is such a text.
+    pub(super) fn list(&mut self, setting: &str, default: &str) -> Vec<String> {
+        let parts = |text: &str| -> Vec<String> {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            parts.map(str::to_owned).collect()
+        };
+        let expected = "a list, or a text such as \"80,8080\"";
+        let list = self.take(setting, Value::from(default), expected, |value| match value {
+            Value::Array(items) => items.iter().map(plain_text).collect::<Option<Vec<_>>>(),
+            other => plain_text(other).map(|text| parts(&text)),
+        });
+        list.unwrap_or_default()
+    }
+
+    /// One of some words.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        setting: &str,
+        default: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let found = self.text(setting, default)?;
+        let chosen = choices.iter().find(|(word, _)| *word == found);
+        if chosen.is_none() {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let (last, first) = words.split_last()?;
+            let expected = format!("{} or {last}", first.join(", "));
+            self.wrong(setting, format!("found {found:?}, expected {expected}"));
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
     /// A map of names to plain values, as texts. Each value keeps its own origin.
     pub(super) fn map(&mut self, setting: &str) -> BTreeMap<String, String> {
         let at = self.whole_map(setting);

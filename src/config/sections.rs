@@ -1,11 +1,15 @@
 //! The settings, section by section.
 
+mod capture;
+mod dns;
 mod identity;
 mod mesh;
 mod proxy;
 mod registration;
 mod workload;
 
+pub use capture::{Capture, CaptureMode};
+pub use dns::Dns;
 pub use identity::Identity;
 pub use mesh::Mesh;
 pub use proxy::Proxy;
@@ -35,6 +39,10 @@ pub struct Settings {
     pub registration: Registration,
     /// Envoy.
     pub proxy: Proxy,
+    /// Redirected traffic.
+    pub capture: Capture,
+    /// Names.
+    pub dns: Dns,
     /// The status server.
     pub status: Status,
     /// The log.
@@ -67,7 +75,8 @@ impl Settings {
         let identity = Identity::read(reader, paths);
         let registration = Registration::read(reader, paths);
         let proxy = Proxy::read(reader);
-        read_later_sections(reader);
+        let capture = Capture::read(reader, paths);
+        let dns = Dns::read(reader);
         let status = read_status(reader, mesh.as_ref());
         let log = read_log(reader);
         let needs_group =
@@ -89,28 +98,11 @@ impl Settings {
             identity: identity?,
             registration: registration?,
             proxy: proxy?,
+            capture: capture?,
+            dns: dns?,
             status: status?,
             log,
         })
-    }
-}
-
-/// What comes with later versions is refused with words, not ignored.
-fn read_later_sections(reader: &mut Reader<'_>) {
-    let mode = reader.text("capture.mode", "none").unwrap_or_default();
-    match mode.as_str() {
-        "none" => {}
-        "nftables" | "iptables" => {
-            let what = format!("traffic capture ({mode}) is not in this version yet: use none");
-            reader.wrong("capture.mode", what);
-        }
-        _ => {
-            let what = format!("found {mode:?}, expected nftables, iptables or none");
-            reader.wrong("capture.mode", what);
-        }
-    }
-    if reader.flag("dns.enabled", false) {
-        reader.wrong("dns.enabled", "the DNS proxy is not in this version yet".to_owned());
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::base::clock::{SharedClock, rfc3339};
 use crate::base::trouble::Trouble;
+use crate::capture::CaptureState;
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::identity::IssuedIdentity;
 use crate::registry::{RegistrationPhase, RegistrationState};
@@ -59,6 +60,8 @@ pub struct Snapshot {
     pub registration: RegistrationState,
     /// Envoy.
     pub proxy: ProxyState,
+    /// The host's redirect rules.
+    pub capture: CaptureState,
     /// Secrets given to Envoy.
     pub sds: SdsView,
     /// How long the start took.
@@ -120,7 +123,7 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`.
+    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`, `capture`, `dns`, `health`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -160,6 +163,8 @@ pub struct Board {
     pub registration: watch::Receiver<RegistrationState>,
     /// Envoy.
     pub proxy: watch::Receiver<ProxyState>,
+    /// The host's redirect rules.
+    pub capture: watch::Receiver<CaptureState>,
     /// What SDS served.
     pub sds: Arc<Counters>,
     /// Set once the agent is on its way out.
@@ -176,9 +181,18 @@ impl Board {
         let upstream = self.upstream.borrow().clone();
         let registration = self.registration.borrow().clone();
         let proxy = self.proxy.borrow().clone();
+        let capture = self.capture.borrow().clone();
         let identity = self.identity(now);
-        let phase = self.phase(&identity, &registration, &proxy);
-        let conditions = conditions(&identity.renewal, &upstream, &registration, &proxy);
+        let settled = registration.is_settled() && capture.is_settled();
+        let phase = self.phase(&identity, &registration, &proxy, settled);
+        let conditions = wrong([
+            ("identity", &identity.renewal.trouble),
+            ("storage", &identity.renewal.storage_trouble),
+            ("control-plane", &upstream.trouble),
+            ("registration", &registration.trouble),
+            ("proxy", &proxy.trouble),
+            ("capture", &capture.trouble),
+        ]);
         Snapshot {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
@@ -190,6 +204,7 @@ impl Board {
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
             registration,
             proxy,
+            capture,
             sds: self.sds(),
             timings: *self.timings.borrow(),
             conditions,
@@ -207,12 +222,13 @@ impl Board {
         identity: &IdentityView,
         registration: &RegistrationState,
         proxy: &ProxyState,
+        settled: bool,
     ) -> Phase {
         if *self.draining.borrow() {
             Phase::Draining
         } else if !identity.valid {
             Phase::Certifying
-        } else if proxy.phase == ProxyPhase::Ready && registration.is_settled() {
+        } else if proxy.phase == ProxyPhase::Ready && settled {
             Phase::Ready
         } else if registration.phase == RegistrationPhase::Failed {
             Phase::Registering
@@ -260,19 +276,7 @@ impl Board {
     }
 }
 
-fn conditions(
-    renewal: &RenewalState,
-    upstream: &UpstreamState,
-    registration: &RegistrationState,
-    proxy: &ProxyState,
-) -> Vec<Condition> {
-    let rows = [
-        ("identity", &renewal.trouble),
-        ("storage", &renewal.storage_trouble),
-        ("control-plane", &upstream.trouble),
-        ("registration", &registration.trouble),
-        ("proxy", &proxy.trouble),
-    ];
-    let wrong = rows.into_iter().filter_map(|(room, trouble)| Some((room, trouble.clone()?)));
+fn wrong<const N: usize>(rooms: [(&'static str, &Option<Trouble>); N]) -> Vec<Condition> {
+    let wrong = rooms.into_iter().filter_map(|(room, trouble)| Some((room, trouble.clone()?)));
     wrong.map(|(room, trouble)| Condition { room, trouble }).collect()
 }

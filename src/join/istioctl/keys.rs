@@ -22,7 +22,8 @@ pub(super) fn is_one_truth(name: &str) -> bool {
 /// What the operator shall know of a variable; `None` when it is translated, or has no meaning
 /// beside Istio's own scripts.
 pub(super) fn oddity(name: &str, value: &str) -> Option<String> {
-    if name.starts_with("ISTIO_META_") || KNOWN.contains(&name) {
+    let captures = CAPTURE.iter().any(|(variable, _, _)| *variable == name);
+    if name.starts_with("ISTIO_META_") || KNOWN.contains(&name) || captures {
         return None;
     }
     match USUAL.iter().find(|(usual, _)| *usual == name) {
@@ -46,9 +47,9 @@ const USUAL: [(&str, &[&str]); 7] = [
     ("PKCS8_KEY", &["true", ""]),
 ];
 
-/// What is translated; what waits for traffic capture; and what means something to the shell
+/// What is translated elsewhere, and what means something to the shell
 /// scripts around Istio's agent only.
-const KNOWN: [&str; 38] = [
+const KNOWN: [&str; 31] = [
     "CANONICAL_REVISION",
     "CANONICAL_SERVICE",
     "CA_ADDR",
@@ -59,18 +60,11 @@ const KNOWN: [&str; 38] = [
     "ISTIOD_SAN",
     "ISTIO_BIN_BASE",
     "ISTIO_CPU_LIMIT",
-    "ISTIO_INBOUND_INTERCEPTION_MODE",
-    "ISTIO_INBOUND_PORTS",
-    "ISTIO_LOCAL_EXCLUDE_PORTS",
-    "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
     "ISTIO_LOG_DIR",
     "ISTIO_METAJSON_LABELS",
     "ISTIO_NAMESPACE",
-    "ISTIO_OUTBOUND_PORTS",
     "ISTIO_PILOT_PORT",
     "ISTIO_SERVICE",
-    "ISTIO_SERVICE_CIDR",
-    "ISTIO_SERVICE_EXCLUDE_CIDR",
     "ISTIO_SVC_IP",
     "ISTIO_SYSTEM_NAMESPACE",
     "OUTPUT_CERTS",
@@ -87,4 +81,23 @@ const KNOWN: [&str; 38] = [
     "TRUST_DOMAIN",
     "WORKLOAD_RSA_KEY_SIZE",
     "ISTIO_DELTA_XDS",
+];
+
+/// Variables of Istio's rules: the section and the setting of each.
+pub(super) const CAPTURE: [(&str, &str, &str); 15] = [
+    ("CAPTURE_ALL_DNS", "dns", "allQueries"),
+    ("INVALID_DROP", "capture", "dropInvalid"),
+    ("ISTIO_EXCLUDE_INTERFACES", "capture", "excludeInterfaces"),
+    ("ISTIO_INBOUND_INTERCEPTION_MODE", "capture", "interception"),
+    ("ISTIO_INBOUND_PORTS", "capture", "inboundPorts"),
+    ("ISTIO_LOCAL_EXCLUDE_PORTS", "capture", "excludeInboundPorts"),
+    ("ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE", "capture", "excludeOutboundPorts"),
+    ("ISTIO_META_DNS_CAPTURE", "dns", "enabled"),
+    ("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", "capture", "loopbackRange"),
+    ("ISTIO_OUTBOUND_OWNER_GROUPS", "capture", "includeOutboundGroups"),
+    ("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", "capture", "excludeOutboundGroups"),
+    ("ISTIO_OUTBOUND_PORTS", "capture", "includeOutboundPorts"),
+    ("ISTIO_SERVICE_CIDR", "capture", "outboundRanges"),
+    ("ISTIO_SERVICE_EXCLUDE_CIDR", "capture", "excludeOutboundRanges"),
+    ("KUBE_VIRT_INTERFACES", "capture", "guestInterfaces"),
 ];

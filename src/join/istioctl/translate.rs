@@ -46,6 +46,7 @@ impl Reader<'_> {
         self.mesh_settings(facts, hosts, &mut settings);
         self.identity(facts, &mut settings);
         self.proxy(facts, &mut settings);
+        capture(facts, &mut settings);
         (Value::Object(settings.tree), settings.origins)
     }
 
@@ -235,6 +236,21 @@ impl Reader<'_> {
                 self.wrong(&fact.origin, name, what);
             }
         }
+    }
+}
+
+/// What Istio's scripts give their rules (`tools/packaging/common/istio-start.sh`,
+/// `tools/istio-iptables`). Empty lists mean something there: nothing at all.
+fn capture(facts: &Facts, settings: &mut Settings) {
+    for (variable, section, setting) in keys::CAPTURE {
+        let Some(fact) = facts.variables.get(variable) else { continue };
+        let value = match fact.value.as_str() {
+            "true" => json!(true),
+            "false" => json!(false),
+            "" => continue,
+            text => json!(text),
+        };
+        settings.put(section, setting, value, &fact.origin);
     }
 }
 

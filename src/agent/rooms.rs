@@ -1,0 +1,53 @@
+//! Starts the rooms that a plan may or may not have: redirected traffic, names, health.
+
+use tokio::sync::watch;
+
+use super::plan::CapturePlan;
+use super::start::never_ends;
+use crate::base::clock::SharedClock;
+use crate::base::tasks::Tasks;
+use crate::capture::{CaptureState, Keeper};
+use crate::envoy::{ProxyPhase, ProxyState};
+
+/// Whether the proxy can take traffic, as a signal of its own.
+pub(super) fn readiness(
+    tasks: &Tasks,
+    mut proxy: watch::Receiver<ProxyState>,
+) -> watch::Receiver<bool> {
+    let (ready, is_ready) = watch::channel(false);
+    tasks.critical(
+        "readiness",
+        never_ends(async move {
+            loop {
+                let now = proxy.borrow_and_update().phase == ProxyPhase::Ready;
+                ready.send_if_modified(|before| std::mem::replace(before, now) != now);
+                if proxy.changed().await.is_err() {
+                    // The proxy's supervisor ends after everybody else.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }),
+    );
+    is_ready
+}
+
+/// Keeps the redirect rules, where there are any.
+pub(super) fn capture(
+    tasks: &Tasks,
+    plan: Option<&CapturePlan>,
+    proxy: watch::Receiver<bool>,
+    clock: &SharedClock,
+) -> watch::Receiver<CaptureState> {
+    let Some(plan) = plan.cloned() else { return watch::channel(CaptureState::default()).1 };
+    let (state, shown) = watch::channel(CaptureState::waiting(plan.config.backend));
+    let keeper = Keeper {
+        capture: plan.capture.clone(),
+        policy: plan.fail_policy,
+        current: move || plan.current(),
+        proxy,
+        state,
+        clock: clock.clone(),
+    };
+    tasks.critical("capture", never_ends(keeper.run(tasks.stop_signal())));
+    shown
+}
