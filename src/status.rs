@@ -6,6 +6,7 @@ mod client;
 mod http;
 mod metrics;
 mod model;
+mod scrape;
 
 pub use admin::serve as serve_admin;
 pub use client::{AskError, ask, order};
@@ -14,6 +15,7 @@ pub use model::{
     Board, Condition, ControlPlaneView, IdentityView, Phase, SCHEMA, SdsView, Snapshot, Timings,
     WorkloadView,
 };
+pub use scrape::Sources;
 
 use std::sync::Arc;
 

@@ -129,9 +129,21 @@ pub async fn plan(
         jitter: settings.identity.renew_jitter,
         export_directory: settings.identity.export_directory.clone(),
     };
-    let status = status::Config { listen: settings.status.listen };
+    let status = status_pages(settings);
     let paths = paths.clone();
     Ok(Plan { paths, workload, discovery, ca, secrets, registration, envoy, capture, status })
+}
+
+fn status_pages(settings: &Settings) -> status::Config {
+    let wanted = &settings.status;
+    status::Config {
+        listen: wanted.listen,
+        metrics_on_loopback_only: wanted.metrics_on_loopback_only,
+        sources: status::Sources {
+            proxy: wanted.proxy_metrics.then(|| http::Uri::from_static(PROXY_METRICS)),
+            application: wanted.application_metrics.clone(),
+        },
+    }
 }
 
 fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
@@ -277,3 +289,5 @@ fn proxy(
 
 /// The limit of each step of a dial to the control plane.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
+/// Envoy's own page, from the listener in its bootstrap.
+const PROXY_METRICS: &str = "http://127.0.0.1:15090/stats/prometheus";

@@ -89,7 +89,7 @@ impl Agent {
         let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: false };
         let line = dialer(plan.discovery.clone());
         let relay = xds::relay(config, line, inputs, Arc::clone(&clock), tasks.clone());
-        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
+        let Plan { paths, workload, registration, envoy, discovery, capture, status, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
@@ -122,7 +122,7 @@ impl Agent {
         let seen = direct.as_ref().map(|direct| direct.state());
         let chronicle = chronicle.run(Arc::clone(&board), seen, admission, health);
         tasks.critical("chronicle", never_ends(chronicle));
-        let orders = open_desk(&tasks, &board, doors.status, doors.admin);
+        let orders = open_desk(&tasks, &board, status, doors.status, doors.admin);
         // Not a child of the group's stop: it ends last, by its own handle.
         tasks.detached("proxy", supervisor.run());
         Ok(Self {
@@ -155,12 +155,13 @@ fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
 fn open_desk(
     tasks: &Tasks,
     board: &Arc<Board>,
+    config: status::Config,
     status: TcpListener,
     admin: UnixListener,
 ) -> mpsc::Receiver<status::Order> {
     let (orders, taken) = mpsc::channel(ORDERS);
     let desk = Desk { board: Arc::clone(board), orders };
-    tasks.critical("status", status::serve(status, desk.clone(), tasks.stop_signal()));
+    tasks.critical("status", status::serve(status, config, desk.clone(), tasks.stop_signal()));
     let own = Peers::new(vec![nix::unistd::geteuid().as_raw()]);
     tasks.critical("admin", status::serve_admin(admin, own, desk, tasks.stop_signal()));
     taken

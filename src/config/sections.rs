@@ -50,10 +50,16 @@ pub struct Settings {
 }
 
 /// `status`: the status server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Whether metrics are shown to this machine only.
+    pub metrics_on_loopback_only: bool,
+    /// Whether Envoy's metrics are shown beside ours.
+    pub proxy_metrics: bool,
+    /// The application's own metrics page, shown there too.
+    pub application_metrics: Option<http::Uri>,
 }
 
 /// `log`: the log.
@@ -110,7 +116,24 @@ fn read_status(reader: &mut Reader<'_>, mesh: Option<&Mesh>) -> Option<Status> {
     let address: Option<IpAddr> = reader.parse("status.address", "0.0.0.0");
     let usual = mesh.map_or(15_020, |mesh| u64::from(mesh.proxy_config.status_port));
     let port = reader.number("status.port", Some(usual), 1..=65_535)?;
-    Some(Status { listen: SocketAddr::new(address?, u16::try_from(port).ok()?) })
+    let listen = SocketAddr::new(address?, u16::try_from(port).ok()?);
+    let access = [("any", false), ("loopback", true)];
+    let metrics_on_loopback_only = reader.choice("status.metricsAccess", "any", &access)?;
+    let proxy_metrics = reader.flag("status.proxyMetrics", true);
+    let application_metrics = read_metrics_page(reader, listen.port());
+    Some(Status { listen, metrics_on_loopback_only, proxy_metrics, application_metrics })
+}
+
+fn read_metrics_page(reader: &mut Reader<'_>, own_port: u16) -> Option<http::Uri> {
+    let setting = "status.applicationMetrics";
+    let page: http::Uri = reader.parse(setting, "")?;
+    if page.scheme_str() != Some("http") || page.host().is_none() {
+        let what = format!("found {page}, expected a URL such as http://127.0.0.1:9102/metrics");
+        reader.wrong(setting, what);
+    } else if page.port_u16() == Some(own_port) {
+        reader.wrong(setting, format!("found {page}, which is the agent's own page"));
+    }
+    Some(page)
 }
 
 fn read_log(reader: &mut Reader<'_>) -> Log {

@@ -4,19 +4,22 @@
 //! ends in `_total`, which is why no client library writes this page.
 
 use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::model::{Board, Snapshot};
+use super::scrape::Scrapes;
 
 /// The media type of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The whole page.
-pub(super) fn page(board: &Board) -> String {
+pub(super) fn page(board: &Board, scrapes: &Scrapes) -> String {
     let snapshot = board.snapshot();
     let mut page = Page(String::new());
     certificates(&mut page, &snapshot);
     relay(&mut page, &snapshot);
     agent(&mut page, board, &snapshot);
+    pages(&mut page, scrapes);
     page.0
 }
 
@@ -78,6 +81,18 @@ fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
     for condition in &snapshot.conditions {
         let labels = format!("{{room=\"{}\"}}", condition.room);
         page.labelled("condition", "Something is wrong in this room.", "gauge", &labels, 1);
+    }
+}
+
+fn pages(page: &mut Page, scrapes: &Scrapes) {
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    page.counter("scrapes_total", "Metrics pages that were asked for.", of(&scrapes.total));
+    let failures =
+        [("envoy", &scrapes.proxy_failures), ("application", &scrapes.application_failures)];
+    for (whose, counter) in failures {
+        let labels = format!("{{type=\"{whose}\"}}");
+        let help = "Pages of others that could not be read.";
+        page.labelled("scrape_failures_total", help, "counter", &labels, of(counter));
     }
 }
 
