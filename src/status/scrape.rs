@@ -140,18 +140,16 @@ async fn open(uri: &Uri, query: Option<&str>) -> io::Result<Open> {
     let mut connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>> =
         Box::pin(connection);
     let mut answer = std::pin::pin!(sender.send_request(request));
-    let response = tokio::select! {
-        response = &mut answer => response,
-        ended = &mut connection => match ended {
-            Ok(()) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-            Err(error) => Err(error),
-        },
+    // A short answer is whole when its connection ends: then the answer still counts.
+    let (response, connected) = tokio::select! {
+        response = &mut answer => (response, true),
+        _ = &mut connection => (answer.await, false),
     };
     let response = response.map_err(io::Error::other)?;
     if !response.status().is_success() {
         return Err(io::Error::other(format!("HTTP {}", response.status())));
     }
-    Ok(Open { body: response.into_body(), connection, connected: true, left: BYTES })
+    Ok(Open { body: response.into_body(), connection, connected, left: BYTES })
 }
 
 impl Open {

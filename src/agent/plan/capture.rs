@@ -82,7 +82,7 @@ pub(super) fn capture(
             groups: groups(settings)?,
         },
         interfaces: wanted.interfaces.clone().with_uplink(facts.own_interface.as_deref()),
-        dns: settings.dns.enabled.then(|| DnsCapture { port: settings.dns.port, servers }),
+        dns: settings.dns.enabled.then_some(DnsCapture { port: settings.dns.port, servers }),
         loopback: wanted.loopback,
         ipv6: facts.ipv6,
         drop_invalid: wanted.drop_invalid,
