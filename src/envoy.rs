@@ -33,6 +33,8 @@ pub struct Config {
     pub binary: PathBuf,
     /// Whom it runs as; `None` for our own user.
     pub user: Option<ProxyUser>,
+    /// Whether it needs transparent sockets.
+    pub transparent: bool,
     /// Its working directory, with its bootstrap and the sockets (paths in the bootstrap are
     /// relative to it, so that it need not be reachable by path for Envoy's user).
     pub directory: PathBuf,

@@ -58,6 +58,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
         metadata: &BTreeMap::new(),
         register: Register::None,
         dns_capture: false,
+        transparent: false,
         status_port: 15_020,
         admin_port,
     });
@@ -72,6 +73,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
         admin_port,
         log_level: "warning".to_owned(),
         drain_time: Duration::from_secs(45),
+        transparent: false,
         termination_drain: Duration::from_secs(2),
         concurrency: Some(1),
         only_ipv6: false,
@@ -107,6 +109,7 @@ fn the_real_envoy_accepts_our_bootstrap_on_ipv4_and_ipv6() {
             metadata: &BTreeMap::from([("WORKLOAD_NAME".to_owned(), "client".to_owned())]),
             register: Register::Entry("vm1".to_owned()),
             dns_capture: true,
+            transparent: false,
             status_port: 15_020,
             admin_port: 15_000,
         });

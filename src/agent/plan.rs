@@ -1,8 +1,8 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod proxy;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,12 +11,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::base::clock::SharedClock;
+use crate::capture::Interception;
 use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
 use crate::controlplane::{self, Dialer, Endpoint};
-use crate::envoy::{
-    self, BinaryError, BootstrapInputs, ProxyUser, Register, UserError, bootstrap, find_binary,
-    resolve_user,
-};
+use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::identity::SpiffeId;
 use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
 use crate::platform;
@@ -61,6 +59,8 @@ pub struct RegistrationPlan {
     pub force: bool,
     /// Whether it is removed when the agent stops.
     pub remove_on_stop: bool,
+    /// How long others have to hear that the machine is leaving before its proxy drains.
+    pub leave_delay: Duration,
 }
 
 /// Why there is no plan.
@@ -118,7 +118,13 @@ pub async fn plan(
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let registration = registration(settings, &workload)?;
     let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
-    let envoy = proxy(settings, paths, &workload, &registration, launcher, binary, user);
+    // Without redirected queries, only those who name the agent as their resolver reach it.
+    let names = settings.dns.enabled && (capture.is_some() || settings.dns.listen.is_some());
+    let inputs =
+        proxy::Inputs { settings, paths, workload: &workload, registration: &registration };
+    let transparent = settings.capture.interception == Interception::Tproxy && capture.is_some();
+    let choices = proxy::Choices { names, transparent, launcher, binary, user };
+    let envoy = proxy::proxy(&inputs, choices);
     let secrets = secrets::Config {
         id,
         state_directory: paths.state_directory(),
@@ -237,54 +243,8 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
     };
     let kube = kube.filter(|_| mode == Mode::Kubernetes);
     let (force, remove_on_stop) = (wanted.force, wanted.remove_on_stop);
-    Ok(RegistrationPlan { mode, name, kube, force, remove_on_stop })
-}
-
-fn proxy(
-    settings: &Settings,
-    paths: &Paths,
-    workload: &Workload,
-    registration: &RegistrationPlan,
-    launcher: PathBuf,
-    binary: PathBuf,
-    user: Option<ProxyUser>,
-) -> envoy::Config {
-    let mesh = &settings.mesh;
-    let register = match registration.mode {
-        Mode::Istiod => workload.group.clone().map_or(Register::None, Register::Group),
-        Mode::Kubernetes => Register::Entry(registration.name.clone()),
-        Mode::None => Register::None,
-    };
-    let admin_port = settings.proxy.admin_port.unwrap_or(mesh.proxy_config.admin_port);
-    let metadata: &BTreeMap<String, String> = &mesh.metadata;
-    let bootstrap = bootstrap(&BootstrapInputs {
-        workload,
-        proxy: &mesh.proxy_config,
-        cluster_id: &mesh.cluster_id,
-        mesh_id: &mesh.mesh_id,
-        metadata,
-        register,
-        dns_capture: false,
-        status_port: settings.status.listen.port(),
-        admin_port,
-    });
-    let config = &mesh.proxy_config;
-    let termination_drain = settings.proxy.termination_drain;
-    envoy::Config {
-        launcher,
-        binary,
-        user,
-        directory: paths.run_directory(),
-        bootstrap,
-        admin_port,
-        log_level: settings.proxy.log_level.clone(),
-        drain_time: config.drain_duration,
-        termination_drain: termination_drain.unwrap_or(config.termination_drain_duration),
-        concurrency: settings.proxy.concurrency.or(config.concurrency).filter(|&count| count > 0),
-        only_ipv6: !workload.instance_ips.is_empty()
-            && workload.instance_ips.iter().all(IpAddr::is_ipv6),
-        extra_args: settings.proxy.extra_args.clone(),
-    }
+    let leave_delay = wanted.leave_delay;
+    Ok(RegistrationPlan { mode, name, kube, force, remove_on_stop, leave_delay })
 }
 
 /// The limit of each step of a dial to the control plane.

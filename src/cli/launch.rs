@@ -16,14 +16,16 @@ pub(super) struct Args {
     uid: Option<u32>,
     #[arg(long, requires = "uid")]
     gid: Option<u32>,
+    #[arg(long)]
+    transparent: bool,
     #[arg(last = true)]
     args: Vec<String>,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let Args { binary, directory, uid, gid, args } = args;
+    let Args { binary, directory, uid, gid, transparent, args } = args;
     let user = uid.zip(gid).map(|(uid, gid)| ProxyUser { uid, gid });
-    match launch(LaunchArgs { binary, user, directory, args }) {
+    match launch(LaunchArgs { binary, user, transparent, directory, args }) {
         Ok(never) => match never {},
         Err(error) => Err(Failure::new(Exit::Proxy, error)),
     }

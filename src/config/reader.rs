@@ -66,14 +66,21 @@ impl<'a> Reader<'a> {
         self.text(setting, default).map(PathBuf::from)
     }
 
+    /// A span of time longer than none.
     pub(super) fn duration(&mut self, setting: &str, default: &str) -> Option<Duration> {
+        let duration = self.duration_or_zero(setting, default)?;
+        if duration.is_zero() {
+            self.wrong(setting, "it is zero".to_owned());
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// A span of time, `0s` being none.
+    pub(super) fn duration_or_zero(&mut self, setting: &str, default: &str) -> Option<Duration> {
         let text = self.text(setting, default)?;
         match super::duration(&text) {
-            Ok(duration) if !duration.is_zero() => Some(duration),
-            Ok(_) => {
-                self.wrong(setting, "it is zero".to_owned());
-                None
-            }
+            Ok(duration) => Some(duration),
             Err(what) => {
                 self.wrong(setting, what);
                 None

@@ -40,6 +40,8 @@ pub struct BootstrapInputs<'a> {
     pub register: Register,
     /// Whether the agent answers DNS queries of captured programs.
     pub dns_capture: bool,
+    /// Whether inbound connections reach it by transparent sockets.
+    pub transparent: bool,
     /// The port of the agent's status server.
     pub status_port: u16,
     /// The port of the admin interface.

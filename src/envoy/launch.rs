@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
+};
 
 use super::ProxyUser;
 use super::process::BOOTSTRAP;
@@ -23,6 +26,8 @@ pub struct LaunchArgs {
     pub binary: PathBuf,
     /// The user to become; `None` stays.
     pub user: Option<ProxyUser>,
+    /// Whether it needs transparent sockets, which take the right to administer the network.
+    pub transparent: bool,
     /// The working directory.
     pub directory: PathBuf,
     /// Its arguments, without its name.
@@ -53,11 +58,16 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
     unistd::chdir(&args.directory).map_err(|error| failed(&enter, error.into()))?;
     raise_open_files();
     if let Some(ProxyUser { uid, gid }) = args.user {
+        prctl::set_keepcaps(args.transparent)
+            .map_err(|error| failed("keep a capability", error.into()))?;
         unistd::setgroups(&[]).map_err(|error| failed("drop the groups", error.into()))?;
         unistd::setgid(Gid::from_raw(gid))
             .map_err(|error| failed(&format!("become group {gid}"), error.into()))?;
         unistd::setuid(Uid::from_raw(uid))
             .map_err(|error| failed(&format!("become user {uid}"), error.into()))?;
+        if args.transparent {
+            keep_net_admin().map_err(|error| failed("keep CAP_NET_ADMIN", error.into()))?;
+        }
     }
     prctl::set_no_new_privs().map_err(|error| failed("forbid new privileges", error.into()))?;
     let arguments = reachable(args.args);
@@ -75,6 +85,14 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
         Ok(never) => Ok(never),
         Err(error) => Err(failed(&format!("start {}", args.binary.display()), error.into())),
     }
+}
+
+/// Gives up every capability but the one that transparent sockets need (`IP_TRANSPARENT`, ip(7)).
+fn keep_net_admin() -> Result<(), rustix::io::Errno> {
+    let one = CapabilitySet::NET_ADMIN;
+    let sets = CapabilitySets { effective: one, permitted: one, inheritable: one };
+    set_capabilities(None, sets)?;
+    configure_capability_in_ambient_set(one, true)
 }
 
 /// Envoy resolves its bootstrap's whole path. Where a directory above ours is closed to its user it

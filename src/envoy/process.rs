@@ -35,6 +35,9 @@ impl Process {
         if let Some(user) = config.user {
             command.args(["--uid", &user.uid.to_string(), "--gid", &user.gid.to_string()]);
         }
+        if config.transparent {
+            command.arg("--transparent");
+        }
         command
             .arg("--")
             .args(arguments(config))

@@ -124,6 +124,7 @@ fn the_bootstrap_means_what_istios_means_but_for_listed_differences() {
         metadata: &metadata.collect(),
         register: Register::Group("client".to_owned()),
         dns_capture: true,
+        transparent: false,
         status_port: 15_020,
         admin_port: 15_000,
     });
@@ -149,6 +150,7 @@ fn config(directory: &Path, script: &str) -> Config {
         admin_port: 1,
         log_level: "warning,conn_handler:debug".to_owned(),
         drain_time: Duration::from_secs(45),
+        transparent: false,
         termination_drain: Duration::from_millis(300),
         concurrency: Some(1),
         only_ipv6: false,

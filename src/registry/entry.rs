@@ -49,6 +49,8 @@ pub fn entry(workload: &Workload) -> Value {
             "name": workload.name,
             "namespace": workload.id.namespace().as_str(),
             "labels": labels,
+            // Its health is reported: without a good report it is no endpoint.
+            "annotations": {"proxy.istio.io/health-checks-enabled": "true"},
         },
         "spec": spec,
     })

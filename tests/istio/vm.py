@@ -20,11 +20,12 @@ class Vm:
         self.root = private / "root"
         self.root.mkdir(exist_ok=True)
         self.process = None
+        self.capture = "none"
 
     def join_command(self, *args, source=None):
         source = source or self.lab.join_directory(self.group)
         return [AGENT, "join", source, "--root", self.root, "--foreground", "--name", self.name, "--address", self.ip,
-                "--proxy-binary", ENVOY, "--capture", "none", *args]
+                "--proxy-binary", ENVOY, "--capture", self.capture, *args]
 
     def join(self, *args, source=None):
         """Joins in the foreground; returns at once."""

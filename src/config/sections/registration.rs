@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::config::paths::Paths;
 use crate::config::reader::Reader;
@@ -62,6 +63,8 @@ pub struct Registration {
     pub force: bool,
     /// The Kubernetes API, in that mode.
     pub kubernetes: Option<Kubernetes>,
+    /// How long others have to hear that the machine is leaving before its proxy drains.
+    pub leave_delay: Duration,
 }
 
 impl Registration {
@@ -70,7 +73,8 @@ impl Registration {
         let remove_on_stop = reader.flag("registration.removeOnStop", false);
         let force = reader.flag("registration.force", false);
         let kubernetes = kubernetes(reader, paths, mode == Some(RegistrationMode::Kubernetes));
-        Some(Self { mode: mode?, remove_on_stop, force, kubernetes })
+        let leave_delay = reader.duration_or_zero("registration.leaveDelay", "2s");
+        Some(Self { mode: mode?, remove_on_stop, force, kubernetes, leave_delay: leave_delay? })
     }
 }
 

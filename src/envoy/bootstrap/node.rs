@@ -68,6 +68,9 @@ fn metadata(inputs: &BootstrapInputs<'_>) -> Value {
     set("SERVICE_ACCOUNT", json!(workload.id.service_account().as_str()));
     set("STATIC_LABELS", json!(workload.labels));
     set("DNS_CAPTURE", json!(inputs.dns_capture.to_string()));
+    if inputs.transparent {
+        set("INTERCEPTION_MODE", json!("TPROXY"));
+    }
     // Which of the two is there tells istiod that this is a VM, and what to do about its entry.
     fields.remove("AUTO_REGISTER_GROUP");
     match &inputs.register {

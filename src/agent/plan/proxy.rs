@@ -1,0 +1,86 @@
+//! How Envoy is started: its bootstrap and its arguments.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::RegistrationPlan;
+use crate::config::{Paths, Settings};
+use crate::envoy::{self, BootstrapInputs, ProxyUser, Register, bootstrap};
+use crate::registry::Mode;
+use crate::workload::{ProxyConfig, Workload};
+
+/// What was found out before.
+pub(super) struct Inputs<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) paths: &'a Paths,
+    pub(super) workload: &'a Workload,
+    pub(super) registration: &'a RegistrationPlan,
+}
+
+/// What was decided before.
+pub(super) struct Choices {
+    /// Whether the agent answers DNS queries of applications.
+    pub(super) names: bool,
+    /// Whether inbound connections arrive by transparent sockets.
+    pub(super) transparent: bool,
+    pub(super) launcher: PathBuf,
+    pub(super) binary: PathBuf,
+    pub(super) user: Option<ProxyUser>,
+}
+
+pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
+    let Inputs { settings, paths, workload, registration } = *inputs;
+    let Choices { names, transparent, launcher, binary, user } = choices;
+    let mesh = &settings.mesh;
+    let register = match registration.mode {
+        Mode::Istiod => workload.group.clone().map_or(Register::None, Register::Group),
+        Mode::Kubernetes => Register::Entry(registration.name.clone()),
+        Mode::None => Register::None,
+    };
+    let admin_port = settings.proxy.admin_port.unwrap_or(mesh.proxy_config.admin_port);
+    let bootstrap = bootstrap(&BootstrapInputs {
+        workload,
+        proxy: &with_probe(&mesh.proxy_config),
+        cluster_id: &mesh.cluster_id,
+        mesh_id: &mesh.mesh_id,
+        metadata: &mesh.metadata,
+        register,
+        dns_capture: names,
+        transparent,
+        status_port: settings.status.listen.port(),
+        admin_port,
+    });
+    let config = &mesh.proxy_config;
+    let termination_drain = settings.proxy.termination_drain;
+    envoy::Config {
+        launcher,
+        binary,
+        user,
+        transparent,
+        directory: paths.run_directory(),
+        bootstrap,
+        admin_port,
+        log_level: settings.proxy.log_level.clone(),
+        drain_time: config.drain_duration,
+        termination_drain: termination_drain.unwrap_or(config.termination_drain_duration),
+        concurrency: settings.proxy.concurrency.or(config.concurrency).filter(|&count| count > 0),
+        only_ipv6: !workload.instance_ips.is_empty()
+            && workload.instance_ips.iter().all(IpAddr::is_ipv6),
+        extra_args: settings.proxy.extra_args.clone(),
+    }
+}
+
+/// istiod takes health reports only of machines that say that they are probed. Every machine is:
+/// without a probe of the application it is as healthy as its proxy. So a machine gets its first
+/// request when its proxy can take it, and none any more once it says that it is leaving.
+fn with_probe(config: &ProxyConfig) -> ProxyConfig {
+    let mut config = config.clone();
+    let probe = || json!({"httpGet": {"path": "/healthz/ready", "port": 15_021}});
+    let said = config.raw.get("readinessProbe").is_some_and(Value::is_object);
+    if !said {
+        config.raw.insert("readinessProbe".to_owned(), probe());
+    }
+    config
+}
