@@ -14,7 +14,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/istio"))
 
-from lab import BIN, CONTROL_PLANE, PEERS, Lab, until  # noqa: E402
+from lab import CONTROL_PLANE, Lab, until  # noqa: E402
+from pilot import Pilot  # noqa: E402
 from vm import Vm  # noqa: E402
 
 RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
@@ -27,37 +28,6 @@ def memory(pid):
     text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
     value = lambda name: int(re.search(rf"^{name}:\s+(\d+) kB", text, re.M).group(1))
     return value("Rss"), value("Pss"), value("Anonymous")
-
-
-
-class Peer:
-    """The real pilot-agent as a VM's agent, without capture and DNS, as the comparison is of agents."""
-
-    def __init__(self, lab, vm, key):
-        self.lab, self.vm, self.key = lab, vm, key
-        self.directory = lab.directory / "pilot"
-
-    def prepare(self):
-        subprocess.run(["rm", "-rf", self.directory], check=True)
-        source = self.lab.join_directory(self.vm.group)
-        for part in ("etc/istio/proxy", "etc/istio/config", "etc/certs", "var/run/secrets/tokens", "var/lib/istio/envoy"):
-            (self.directory / part).mkdir(parents=True)
-        for name, target in (("root-cert.pem", "etc/certs"), ("istio-token", "var/run/secrets/tokens")):
-            (self.directory / target / name).write_bytes((source / name).read_bytes())
-        (self.directory / "etc/istio/config/mesh").write_bytes((source / "mesh.yaml").read_bytes())
-        template = self.directory / "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
-        template.write_bytes((PEERS / "envoy_bootstrap_tmpl.json").read_bytes())
-        subprocess.run(["chown", "-R", "1337", self.directory], check=True)
-
-    def start(self):
-        source = self.lab.join_directory(self.vm.group)
-        # pilot-agent starts /usr/local/bin/envoy unless its mesh file names another one.
-        mesh = self.directory / "etc/istio/config/mesh"
-        mesh.write_text(mesh.read_text().replace("defaultConfig:\n", f"defaultConfig:\n  binaryPath: {self.vm.lab.directory}/envoy\n", 1))
-        environment = f"set -a; . {source}/cluster.env; ISTIO_META_DNS_CAPTURE=false; CLOUD_PLATFORM=none; {self.key} "
-        environment += f"PROV_CERT=./etc/certs OUTPUT_CERTS=./etc/certs INSTANCE_IP={self.vm.ip} POD_NAME={self.vm.name} CA_ADDR=istiod.istio-system.svc:15012; set +a; "
-        command = environment + f"exec setpriv --reuid 1337 --regid 1337 --clear-groups {self.vm.lab.directory}/pilot-agent proxy --templateFile var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
-        return self.lab.start(self.vm.name, "bash", "-c", command, log="pilot.log", cwd=self.directory)
 
 
 class Ours:
@@ -93,7 +63,7 @@ def measure(lab, vm, agent):
     try:
         until("ready with a certificate", seen, limit=60, pause=0.005)
     except AssertionError:
-        print(lab.log(f"{vm.name}.log")[-2000:], lab.log("pilot.log")[-2000:], file=sys.stderr)
+        print(lab.log(f"{vm.name}.log")[-2000:], file=sys.stderr)
         raise
     time.sleep(REST)
     resident, proportional, anonymous = memory(process.pid)
@@ -122,12 +92,10 @@ def main():
         # pilot-agent has to resolve istiod's name.
         lab.vm("vm1", "10.99.0.11", hosts=f"{CONTROL_PLANE} istiod.istio-system.svc\n")
         vm = Vm(lab, "vm1", "10.99.0.11", "client")
-        for name in ("envoy", "pilot-agent"):
-            os.link(BIN / name, lab.directory / name) if os.stat(BIN).st_dev == os.stat(lab.directory).st_dev else subprocess.run(["cp", BIN / name, lab.directory], check=True)
         agents = {
             "vm-agent": Ours(lab, vm),
-            "pilot-agent": Peer(lab, vm, ""),
-            "pilot-agent, ECDSA": Peer(lab, vm, "ECC_SIGNATURE_ALGORITHM=ECDSA"),
+            "pilot-agent": Pilot(lab, vm.name, vm.ip, vm.group),
+            "pilot-agent, ECDSA": Pilot(lab, vm.name, vm.ip, vm.group, "ECC_SIGNATURE_ALGORITHM=ECDSA"),
         }
         found = {name: [] for name in agents}
         for number in range(RUNS):

@@ -15,19 +15,23 @@ pub(super) fn readiness(
     mut proxy: watch::Receiver<ProxyState>,
 ) -> watch::Receiver<bool> {
     let (ready, is_ready) = watch::channel(false);
-    tasks.critical(
-        "readiness",
-        never_ends(async move {
-            loop {
-                let now = proxy.borrow_and_update().phase == ProxyPhase::Ready;
-                ready.send_if_modified(|before| std::mem::replace(before, now) != now);
-                if proxy.changed().await.is_err() {
-                    // The proxy's supervisor ends after everybody else.
-                    std::future::pending::<()>().await;
-                }
+    let stop = tasks.stop_signal();
+    let follow = async move {
+        loop {
+            let now = proxy.borrow_and_update().phase == ProxyPhase::Ready;
+            ready.send_if_modified(|before| std::mem::replace(before, now) != now);
+            if proxy.changed().await.is_err() {
+                return;
             }
-        }),
-    );
+        }
+    };
+    let until_stopped = async move {
+        tokio::select! {
+            () = follow => {}
+            () = stop.cancelled() => {}
+        }
+    };
+    tasks.critical("readiness", never_ends(until_stopped));
     is_ready
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::journal::{Journal, Undo, boot};
-use super::plan::{Plan, Step, find_iptables, ip, save, version};
+use super::plan::{Plan, Step, find_iptables, ip, list_chains, save, version};
 use super::probe::{self, ProbeError};
 use super::rule::Family;
 use super::tool::{self, ToolError};
@@ -279,8 +279,8 @@ async fn undo_one(undo: &Undo) -> Result<(), ApplyError> {
                 tool::run(&tool, &["-f", "-"], &format!("delete table {}\n", nft::TABLE)).await?;
             }
         }
-        Undo::Iptables { flavour, ipv6, tables } => {
-            remove_chains(flavour, family(*ipv6), tables).await?;
+        Undo::Iptables { flavour, ipv6, chains } => {
+            remove_chains(flavour, family(*ipv6), chains).await?;
         }
         Undo::Address { address } => {
             let all = ip(&["-6", "-o", "address", "show", "dev", "lo"]).await?;
@@ -306,13 +306,23 @@ async fn remove_chains(flavour: &str, family: Family, before: &[String]) -> Resu
         let tool = find_iptables(flavour, family, "restore")?;
         tool::run(&tool, &["--noflush", "--wait=30"], &text).await?;
     }
-    // The newer iptables makes tables of nftables, which can be deleted again.
+    // The newer iptables makes tables and chains of nftables, which can be deleted again.
     let Some(nft) = tool::find(&["nft"]).filter(|_| flavour != "legacy") else { return Ok(()) };
     let saved = save(flavour, family).await?;
     let name = if family == Family::V6 { "ip6" } else { "ip" };
-    for table in iptables::tables(&saved) {
-        if !before.contains(&table) && iptables::is_bare(&saved, &table) {
-            tool::run(&nft, &["delete", "table", name, &table], "").await.ok();
+    let made = |all: Vec<String>| all.into_iter().filter(|one| !before.contains(one));
+    for chain in made(list_chains(family).await?) {
+        if let Some((table, short)) = chain.split_once(' ')
+            && iptables::is_bare(&saved, &chain)
+        {
+            tool::run(&nft, &["delete", "chain", name, table, short], "").await?;
+        }
+    }
+    let left = list_chains(family).await?;
+    for table in made(left.clone()).filter(|one| OURS.contains(&one.as_str())) {
+        // One that somebody put a chain of his own into stays.
+        if !left.iter().any(|one| one.starts_with(&format!("{table} "))) {
+            tool::run(&nft, &["delete", "table", name, &table], "").await?;
         }
     }
     Ok(())
@@ -321,3 +331,6 @@ async fn remove_chains(flavour: &str, family: Family, before: &[String]) -> Resu
 fn family(ipv6: bool) -> Family {
     if ipv6 { Family::V6 } else { Family::V4 }
 }
+
+/// The tables of iptables that we use.
+const OURS: [&str; 3] = ["raw", "mangle", "nat"];

@@ -41,17 +41,37 @@ pub(super) fn own_lines(saved: &str) -> Vec<&str> {
     saved.lines().filter(|line| line.starts_with('*') || line.contains(PREFIX)).collect()
 }
 
-/// The tables that iptables-save shows.
-pub(super) fn tables(saved: &str) -> Vec<String> {
-    saved.lines().filter_map(|line| line.strip_prefix('*')).map(str::to_owned).collect()
+/// Tables and chains as `nft list chains` shows them: `nat`, `nat OUTPUT`. The newer iptables makes
+/// them when the first rule needs one.
+pub(super) fn chains(listed: &str) -> Vec<String> {
+    let mut table = "";
+    let mut found = Vec::new();
+    for line in listed.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["table", _, name, "{"] => {
+                table = name;
+                found.push(name.to_owned());
+            }
+            ["chain", name, "{"] => found.push(format!("{table} {name}")),
+            _ => {}
+        }
+    }
+    found
 }
 
-/// Whether a table has no rule and no chain but the built-in, accepting ones.
-pub(super) fn is_bare(saved: &str, table: &str) -> bool {
+/// Whether a chain, given as `nat OUTPUT`, is one of the kernel's and does nothing. `saved` is what
+/// iptables-save shows.
+pub(super) fn is_bare(saved: &str, chain: &str) -> bool {
+    let (table, chain) = chain.split_once(' ').unwrap_or_default();
+    if !["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain) {
+        return false;
+    }
     let heading = format!("*{table}");
     let lines = saved.lines().skip_while(|line| *line != heading).skip(1);
     let mut lines = lines.take_while(|line| *line != "COMMIT");
-    lines.all(|line| line.starts_with(':') && line.contains(" ACCEPT "))
+    let rule = format!("-A {chain} ");
+    let dropping = format!(":{chain} DROP");
+    lines.all(|line| !line.starts_with(&rule) && !line.starts_with(&dropping))
 }
 
 #[derive(Default)]

@@ -24,14 +24,14 @@ pub(super) struct Journal {
 pub(super) enum Undo {
     /// Delete our table.
     NftTable,
-    /// Remove our chains, and the tables that were not there before.
+    /// Remove our chains, and those of the kernel's that were not there before.
     Iptables {
         /// `legacy`, `nft` or empty: which iptables made them.
         flavour: String,
         /// Whether it is the one for IPv6.
         ipv6: bool,
-        /// The tables that were there before.
-        tables: Vec<String>,
+        /// The tables and chains that were there before.
+        chains: Vec<String>,
     },
     /// Take an address off loopback.
     Address {

@@ -82,8 +82,8 @@ impl Plan {
                 if *one == flavour && *ipv6 == is_ipv6(family))
         });
         let ipv6 = is_ipv6(family);
-        let tables = || Undo::Iptables { flavour, ipv6, tables: iptables::tables(&saved) };
-        self.undo.push(known.cloned().unwrap_or_else(tables));
+        let chains = list_chains(family).await?;
+        self.undo.push(known.cloned().unwrap_or(Undo::Iptables { flavour, ipv6, chains }));
         Ok(())
     }
 
@@ -158,6 +158,14 @@ pub(super) async fn ip(arguments: &[&str]) -> Result<String, ApplyError> {
 pub(super) async fn save(flavour: &str, family: Family) -> Result<String, ApplyError> {
     let tool = find_iptables(flavour, family, "save")?;
     Ok(tool::run(&tool, &[], "").await?)
+}
+
+/// The tables and chains of nftables, which the newer iptables uses; none without `nft`, as nobody
+/// could tell then.
+pub(super) async fn list_chains(family: Family) -> Result<Vec<String>, ApplyError> {
+    let Some(nft) = tool::find(&["nft"]) else { return Ok(Vec::new()) };
+    let family = if is_ipv6(family) { "ip6" } else { "ip" };
+    Ok(iptables::chains(&tool::run(&nft, &["list", "chains", family], "").await?))
 }
 
 /// The program of a flavour that restores or saves.

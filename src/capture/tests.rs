@@ -115,8 +115,11 @@ fn rules_of_any_earlier_configuration_are_found_and_removed() {
         iptables::replacement(&rules(&config()), Family::V4, saved).contains("-X VM_AGENT_OLD")
     );
     assert_eq!(iptables::removal("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"), "");
-    assert!(iptables::is_bare("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n", "nat"));
-    assert!(!iptables::is_bare(saved, "nat"));
+    let listed =
+        "table ip nat {\n\tchain OUTPUT {\n\t\ttype nat hook output\n\t}\n}\ntable ip raw {\n}\n";
+    assert_eq!(iptables::chains(listed), ["nat", "nat OUTPUT", "raw"]);
+    assert!(iptables::is_bare("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n", "nat OUTPUT"));
+    assert!(!iptables::is_bare(saved, "nat OUTPUT"));
 }
 
 fn lines(config: &Config) -> Vec<String> {

@@ -1,5 +1,6 @@
 """What the tests on the real control plane share: one lab, two machines, requests between them."""
 
+import pathlib
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ import unittest
 from lab import Lab, until
 from vm import Vm
 
+APP = pathlib.Path(__file__).parent / "app.py"
 #: Brought up once by suite.py.
 LAB = Lab()
 
@@ -38,18 +40,25 @@ class Case(unittest.TestCase):
 class Traffic(Case):
     """What the tests with requests through the mesh share."""
 
-    def capture(self):
-        """Before anything connects: a rule that comes later would catch half-open connections."""
-        for vm in ("vm1", "vm2"):
-            LAB.capture(vm)
+    def setUp(self):
+        super().setUp()
+        for vm in (self.vm1, self.vm2):
+            vm.capture = "nftables"
+
+    def serve(self, name):
+        """The legacy program on a machine: plain HTTP, and TCP that is not HTTP."""
+        files = LAB.directory / f"served-{name}"
+        files.mkdir(exist_ok=True)
+        process = LAB.start(name, sys.executable, APP, name, files, log=f"app-{name}.log")
+        until("the program listens", lambda: "listening" in LAB.log(f"app-{name}.log"))
+        self.addCleanup((LAB.directory / f"app-{name}.log").unlink)
+        self.addCleanup(LAB.stop, process)
+        return files
 
     def traffic(self):
-        """A legacy server on vm2, and a new connection from vm1 through both Envoys per request."""
-        www = LAB.directory / "www"
-        www.mkdir(exist_ok=True)
-        (www / "index.html").write_text("details")
-        LAB.start("vm2", sys.executable, "-m", "http.server", "9080", "--bind", "0.0.0.0", log="server.log", cwd=www)
-        call = lambda: LAB.curl("vm1", "-H", "Host: details.internal.com", "http://240.1.2.3/")
+        """The program on vm2, and a new connection from vm1 through both Envoys per request."""
+        self.serve("vm2")
+        call = lambda: LAB.curl("vm1", "http://details.internal.com/")
         until("the story works", lambda: call()[0] == 200, limit=90)
         return Load(call)
 

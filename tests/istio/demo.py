@@ -52,7 +52,7 @@ def call(lab):
     www.mkdir()
     (www / "index.html").write_text("hello from the legacy service on vm2\n")
     lab.start("vm2", sys.executable, "-m", "http.server", "9080", log="server.log", cwd=www)
-    ask = lambda path: lab.curl("vm1", "-H", "Host: details.internal.com", f"http://240.1.2.3{path}")
+    ask = lambda path: lab.curl("vm1", f"http://details.internal.com{path}")
     until("the service answers", lambda: ask("/")[0] == 200, limit=30)
     say("vm1 $ curl http://details.internal.com/           (plain HTTP from the program, mutual TLS between the VMs)")
     code, body = ask("/")
@@ -78,8 +78,7 @@ def main():
         vms = [Vm(lab, "vm1", "10.99.0.11", "client"), Vm(lab, "vm2", "10.99.0.12", "details-legacy")]
         for vm in vms:
             lab.vm(vm.name, vm.ip)
-            # What the traffic capture of a later version will do by itself.
-            lab.capture(vm.name)
+            vm.capture = "nftables"
         say("Two empty VMs join, each with one command:\n")
         ending = threading.Event()
         followers = []

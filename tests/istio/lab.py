@@ -218,15 +218,6 @@ class Lab:
         self.run(name, "ip", "route", "add", "default", "via", CONTROL_PLANE)
         self.run("cp", "ip", "link", "set", peer, "master", "br0", "up")
 
-    def capture(self, name):
-        """Sends a VM's own connections and those that it gets through its Envoy, except Envoy's and root's."""
-        table = """table ip test {
-  chain outbound { type nat hook output priority -100; meta skuid { 0, 1337 } return; ip daddr 127.0.0.0/8 return; meta l4proto tcp redirect to :15001; }
-  chain inbound { type nat hook prerouting priority -100; tcp dport { 22, 15020, 15021, 15090 } return; meta l4proto tcp redirect to :15006; }
-}
-"""
-        self.run(name, "nft", "-f", "-", input=table)
-
     def curl(self, name, *args, user=1000):
         """A request of an ordinary program; returns status code and body."""
         made = self.run(name, "setpriv", "--reuid", user, "--regid", user, "--clear-groups",

@@ -15,7 +15,7 @@ need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 1; }; }
 
 system_packages() {
   local missing=() pair
-  for pair in etcd:etcd-server ip:iproute2 nft:nftables curl:curl openssl:openssl; do
+  for pair in etcd:etcd-server ip:iproute2 nft:nftables iptables:iptables curl:curl openssl:openssl; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} = 0 ] && return

@@ -15,7 +15,6 @@ RENEWALS = 10
 
 class Renewal(Traffic):
     def test_ten_renewals_reach_envoy_and_no_request_is_refused(self):
-        self.capture()
         life = ["--set", f"identity.ttl={SHORT_LIFE}s"]
         self.vm1.join(*life)
         self.vm2.join(*life)
@@ -38,7 +37,6 @@ class Renewal(Traffic):
     def test_an_istiod_that_was_away_for_longer_than_an_interval_is_survived(self):
         # The interval between two renewals is half of a life; the certificate itself must outlive istiod's start.
         life = 3 * SHORT_LIFE
-        self.capture()
         for vm in (self.vm1, self.vm2):
             vm.join("--set", f"identity.ttl={life}s")
         self.vm1.until_ready()
@@ -61,7 +59,6 @@ class Renewal(Traffic):
 
 class Draining(Traffic):
     def test_a_request_under_way_is_finished_before_the_agent_ends(self):
-        self.capture()
         self.vm1.join()
         self.vm2.join()
         self.vm1.until_ready()

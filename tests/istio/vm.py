@@ -41,8 +41,11 @@ class Vm:
         """Joins where it must fail; returns the ended process."""
         return self.lab.run(self.name, *self.join_command(*args, source=source), check=False, timeout=90)
 
+    def command_line(self, *args):
+        return [AGENT, "--root", self.root, *args]
+
     def command(self, *args, check=False):
-        return self.lab.run(self.name, AGENT, "--root", self.root, *args, check=check)
+        return self.lab.run(self.name, *self.command_line(*args), check=check)
 
     def status(self):
         made = self.command("status", "--json")
