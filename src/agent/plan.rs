@@ -1,6 +1,7 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod names;
 mod proxy;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use crate::base::clock::SharedClock;
 use crate::capture::Interception;
 use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
 use crate::controlplane::{self, Dialer, Endpoint};
+use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::identity::SpiffeId;
 use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
@@ -43,6 +45,8 @@ pub struct Plan {
     pub envoy: envoy::Config,
     /// Redirected traffic, where there is any.
     pub capture: Option<CapturePlan>,
+    /// Names for applications, where they are answered.
+    pub names: Option<dns::Config>,
     /// The status server.
     pub status: status::Config,
 }
@@ -118,12 +122,11 @@ pub async fn plan(
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let registration = registration(settings, &workload)?;
     let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
-    // Without redirected queries, only those who name the agent as their resolver reach it.
-    let names = settings.dns.enabled && (capture.is_some() || settings.dns.listen.is_some());
+    let names = names::names(settings, paths, capture.is_some());
     let inputs =
         proxy::Inputs { settings, paths, workload: &workload, registration: &registration };
     let transparent = settings.capture.interception == Interception::Tproxy && capture.is_some();
-    let choices = proxy::Choices { names, transparent, launcher, binary, user };
+    let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
     let secrets = secrets::Config {
         id,
@@ -137,7 +140,18 @@ pub async fn plan(
     };
     let status = status_pages(settings);
     let paths = paths.clone();
-    Ok(Plan { paths, workload, discovery, ca, secrets, registration, envoy, capture, status })
+    Ok(Plan {
+        paths,
+        workload,
+        discovery,
+        ca,
+        secrets,
+        registration,
+        envoy,
+        capture,
+        names,
+        status,
+    })
 }
 
 fn status_pages(settings: &Settings) -> status::Config {

@@ -1,5 +1,7 @@
 //! Starts the rooms that a plan may or may not have: redirected traffic, names, health.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::plan::CapturePlan;
@@ -7,7 +9,9 @@ use super::start::never_ends;
 use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
 use crate::capture::{CaptureState, Keeper};
+use crate::dns;
 use crate::envoy::{ProxyPhase, ProxyState};
+use crate::proto::nds::NameTable;
 
 /// Whether the proxy can take traffic, as a signal of its own.
 pub(super) fn readiness(
@@ -33,6 +37,19 @@ pub(super) fn readiness(
     };
     tasks.critical("readiness", never_ends(until_stopped));
     is_ready
+}
+
+/// Answers names, where that is asked for.
+pub(super) fn names(
+    tasks: &Tasks,
+    config: Option<dns::Config>,
+    doors: dns::Doors,
+    table: watch::Receiver<Option<Arc<NameTable>>>,
+    clock: &SharedClock,
+) -> Option<dns::Handle> {
+    let (server, handle) = dns::Server::new(config?, doors, clock.clone(), tasks.clone());
+    tasks.critical("dns", server.run(table));
+    Some(handle)
 }
 
 /// Keeps the redirect rules, where there are any.

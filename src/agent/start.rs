@@ -20,6 +20,7 @@ use crate::base::uds::{self, Peers};
 use crate::ca::IstiodIssuer;
 use crate::config::Paths;
 use crate::controlplane::Dialer;
+use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
 use crate::registry::{Direct, RegistrationState};
@@ -35,6 +36,9 @@ pub enum StartError {
     /// A directory or socket cannot be made.
     #[error("this host does not let the agent start")]
     File(#[from] FileError),
+    /// A port for DNS is taken.
+    #[error(transparent)]
+    Dns(#[from] dns::OpenError),
     /// The proxy's group cannot be taken on.
     #[error("cannot take on the proxy's group, by which redirect rules know the agent")]
     Group(#[source] io::Error),
@@ -65,6 +69,7 @@ pub enum StartError {
 struct Doors {
     lock: File,
     status: TcpListener,
+    names: dns::Doors,
     admin: UnixListener,
     sds: UnixListener,
     xds: UnixListener,
@@ -86,16 +91,20 @@ impl Agent {
         let (admission, admitted) = watch::channel(false);
         let (health, healthy) = watch::channel(None);
         let inputs = xds::Inputs { health: healthy, admission: admitted };
-        let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: false };
+        let config =
+            xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
         let line = dialer(plan.discovery.clone());
         let relay = xds::relay(config, line, inputs, Arc::clone(&clock), tasks.clone());
-        let Plan { paths, workload, registration, envoy, discovery, capture, status, .. } = plan;
+        let Plan {
+            paths, workload, registration, envoy, discovery, capture, names, status, ..
+        } = plan;
         let wanted = wanted(&registration, &workload);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
         let captured = rooms::capture(&tasks, capture.as_ref(), up, &clock);
+        let names = rooms::names(&tasks, names, doors.names, relay.name_table(), &clock);
         let (draining, is_draining) = watch::channel(false);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {
@@ -109,6 +118,7 @@ impl Agent {
             registration: registered,
             proxy: proxy.state(),
             capture: captured,
+            names,
             sds: Arc::clone(&secrets_for.counters),
             draining: is_draining,
             timings,
@@ -214,9 +224,11 @@ async fn open_doors(plan: &Plan) -> Result<Doors, StartError> {
     let address = plan.status.listen;
     let status = TcpListener::bind(address).await;
     let status = status.map_err(|source| StartError::Port { address, source })?;
+    let listen = plan.names.as_ref().map(|names| names.listen.as_slice()).unwrap_or_default();
     Ok(Doors {
         lock,
         status,
+        names: dns::Doors::open(listen).await?,
         admin: uds::bind(&paths.admin_socket())?,
         sds: uds::bind(&paths.sds_socket())?,
         xds: uds::bind(&paths.xds_socket())?,

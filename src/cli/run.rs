@@ -103,6 +103,10 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Port { .. } => {
             (Exit::Host, Some("end the program that holds the port, or set status.port".to_owned()))
         }
+        StartError::Dns(_) => (
+            Exit::Host,
+            Some("end the program that holds the port, or set dns.port or dns.enabled".to_owned()),
+        ),
         StartError::File(_) | StartError::Group(_) | StartError::Signals(_) => {
             (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))
         }

@@ -64,6 +64,7 @@ fn render(status: &Value) -> String {
     row("registration", format!("{} {entry} (by {mode})", text(status, "/registration/phase")));
     row("proxy", proxy(status));
     row("capture", capture(status));
+    row("names", names(status));
     for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
         let room = text(condition, "/room");
         screen.push_str(&format!(
@@ -113,6 +114,18 @@ fn capture(status: &Value) -> String {
         line.push_str(&format!(", repaired {repairs} times, last at {when}"));
     }
     line
+}
+
+fn names(status: &Value) -> String {
+    let number = |at: &str| status.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+    let listens = status.pointer("/dns/listen").and_then(Value::as_array);
+    if listens.is_none_or(Vec::is_empty) {
+        return "off".to_owned();
+    }
+    let old = status.pointer("/dns/from_disk").and_then(Value::as_bool) == Some(true);
+    let old = if old { ", those of the last run" } else { "" };
+    let (names, queries) = (number("/dns/names"), number("/dns/queries"));
+    format!("{names} of the mesh{old}; {queries} queries, {} forwarded", number("/dns/forwarded"))
 }
 
 /// A text field, or `-`.

@@ -19,6 +19,7 @@ pub(super) fn page(board: &Board, scrapes: &Scrapes) -> String {
     certificates(&mut page, &snapshot);
     relay(&mut page, &snapshot);
     agent(&mut page, board, &snapshot);
+    names(&mut page, &snapshot);
     pages(&mut page, scrapes);
     page.0
 }
@@ -82,6 +83,18 @@ fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
         let labels = format!("{{room=\"{}\"}}", condition.room);
         page.labelled("condition", "Something is wrong in this room.", "gauge", &labels, 1);
     }
+}
+
+fn names(page: &mut Page, snapshot: &Snapshot) {
+    let dns = &snapshot.dns;
+    if dns.listen.is_empty() {
+        return;
+    }
+    page.counter("dns_requests_total", "Queries that came.", dns.queries);
+    page.counter("dns_upstream_requests_total", "Queries for the resolvers.", dns.forwarded);
+    page.counter("dns_upstream_failures_total", "Queries nobody answered.", dns.failures);
+    page.counter("dns_cached_total", "Queries answered as a moment before.", dns.cached);
+    page.gauge("dns_names", "Names of the mesh.", dns.names);
 }
 
 fn pages(page: &mut Page, scrapes: &Scrapes) {

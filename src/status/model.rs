@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::base::clock::{SharedClock, rfc3339};
 use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
+use crate::dns::{self, DnsState};
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::identity::IssuedIdentity;
 use crate::registry::{RegistrationPhase, RegistrationState};
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub proxy: ProxyState,
     /// The host's redirect rules.
     pub capture: CaptureState,
+    /// Names for applications.
+    pub dns: DnsState,
     /// Secrets given to Envoy.
     pub sds: SdsView,
     /// How long the start took.
@@ -165,6 +168,8 @@ pub struct Board {
     pub proxy: watch::Receiver<ProxyState>,
     /// The host's redirect rules.
     pub capture: watch::Receiver<CaptureState>,
+    /// Names for applications, where they are answered.
+    pub names: Option<dns::Handle>,
     /// What SDS served.
     pub sds: Arc<Counters>,
     /// Set once the agent is on its way out.
@@ -182,6 +187,7 @@ impl Board {
         let registration = self.registration.borrow().clone();
         let proxy = self.proxy.borrow().clone();
         let capture = self.capture.borrow().clone();
+        let dns = self.names.as_ref().map(dns::Handle::snapshot).unwrap_or_default();
         let identity = self.identity(now);
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
@@ -192,6 +198,7 @@ impl Board {
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
+            ("dns", &dns.trouble),
         ]);
         Snapshot {
             schema: SCHEMA,
@@ -205,6 +212,7 @@ impl Board {
             registration,
             proxy,
             capture,
+            dns,
             sds: self.sds(),
             timings: *self.timings.borrow(),
             conditions,

@@ -121,5 +121,5 @@ fn groups(settings: &Settings) -> Result<Groups, PlanError> {
 }
 
 /// The host's resolvers.
-pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const SSHD: &str = "/etc/ssh/sshd_config";
