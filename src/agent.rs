@@ -31,14 +31,22 @@ pub struct Agent {
     signals: signals::Signals,
     board: Arc<Board>,
     proxy: envoy::Handle,
+    leaving: Leaving,
+    draining: watch::Sender<bool>,
+    /// Held as long as the agent runs: there is one for a root directory.
+    _lock: File,
+}
+
+/// What the way out needs.
+struct Leaving {
+    /// Whether the WorkloadEntry is removed.
+    remove: bool,
+    /// How long others have to hear that the machine is leaving.
+    delay: Duration,
     registration: Option<Arc<Direct>>,
     /// Keeps the WorkloadEntry; stops before it is removed.
     registrar: Tasks,
-    remove_on_stop: bool,
-    draining: watch::Sender<bool>,
     capture: Option<CapturePlan>,
-    /// Held as long as the agent runs: there is one for a root directory.
-    _lock: File,
 }
 
 /// Why a running agent shall end.

@@ -18,7 +18,7 @@ pub use environment::add as add_environment;
 pub use paths::Paths;
 pub use reader::Effective;
 pub use sections::{
-    Capture, CaptureMode, Dns, Identity, Kubernetes, Log, Mesh, Proxy, Registration,
+    Capture, CaptureMode, Dns, Health, Identity, Kubernetes, Log, Mesh, Proxy, Registration,
     RegistrationMode, Settings, Status, Workload,
 };
 pub use yaml::{

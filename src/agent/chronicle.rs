@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::capture::CaptureState;
 use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
@@ -37,16 +36,16 @@ impl Chronicle {
     }
 
     /// Follows for ever. Istiod is admitted once the entry stands, or at once where istiod itself
-    /// makes it. `_health` keeps that door open for the room that will report health.
+    /// makes it.
     pub(super) async fn run(
         mut self,
         board: Arc<Board>,
         direct: Option<watch::Receiver<RegistrationState>>,
         admission: watch::Sender<bool>,
-        _health: watch::Sender<Option<xds::Health>>,
     ) {
         let (mut identity, mut upstream) = (board.identity.clone(), board.upstream.clone());
         let (mut proxy, mut capture) = (board.proxy.clone(), board.capture.clone());
+        let mut health = board.health.clone();
         let mut direct = direct;
         let mut alive = interval(self.manager.watchdog_interval().unwrap_or(IDLE_LOOK));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,7 +55,8 @@ impl Chronicle {
                 changed = identity.changed() => changed.is_ok(),
                 changed = upstream.changed() => changed.is_ok(),
                 changed = proxy.changed() => changed.is_ok(),
-                changed = settled(&mut capture) => changed,
+                changed = quietly(&mut capture) => changed,
+                changed = quietly(&mut health) => changed,
                 changed = next(&mut direct) => changed,
                 _ = alive.tick() => {
                     self.manager.alive();
@@ -130,8 +130,8 @@ impl Chronicle {
 }
 
 /// A room that is not there says nothing more.
-async fn settled(capture: &mut watch::Receiver<CaptureState>) -> bool {
-    match capture.changed().await {
+async fn quietly<T>(room: &mut watch::Receiver<T>) -> bool {
+    match room.changed().await {
         Ok(()) => true,
         Err(_) => std::future::pending().await,
     }

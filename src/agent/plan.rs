@@ -5,7 +5,7 @@ mod names;
 mod proxy;
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
 use crate::controlplane::{self, Dialer, Endpoint};
 use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
+use crate::health;
 use crate::identity::SpiffeId;
 use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
 use crate::platform;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub capture: Option<CapturePlan>,
     /// Names for applications, where they are answered.
     pub names: Option<dns::Config>,
+    /// Checks of the application.
+    pub health: health::Config,
     /// The status server.
     pub status: status::Config,
 }
@@ -139,6 +142,7 @@ pub async fn plan(
         export_directory: settings.identity.export_directory.clone(),
     };
     let status = status_pages(settings);
+    let health = checks(settings, &workload);
     let paths = paths.clone();
     Ok(Plan {
         paths,
@@ -150,8 +154,22 @@ pub async fn plan(
         envoy,
         capture,
         names,
+        health,
         status,
     })
+}
+
+/// Probes that name no host go to the machine's first address that is really here: the one that
+/// others use may be a gateway's.
+fn checks(settings: &Settings, workload: &Workload) -> health::Config {
+    let here = platform::interface_addresses();
+    let mut own = workload.instance_ips.iter().copied();
+    let own = own.find(|ip| here.iter().any(|(_, address)| address == ip));
+    let target = settings.health.host.or(own).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    match &settings.health.probe {
+        Some(probe) => health::Config { target, ..probe.clone() },
+        None => health::Config::of_proxy(target),
+    }
 }
 
 fn status_pages(settings: &Settings) -> status::Config {
@@ -248,7 +266,7 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
     let (mode, name) = match wanted.mode {
         RegistrationMode::Istiod => {
             let ip = workload.instance_ips.first().copied();
-            let ip = ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+            let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             let group = workload.group.as_deref().unwrap_or_default();
             (Mode::Istiod, auto_registered_name(group, ip, &workload.network))
         }

@@ -11,7 +11,9 @@ use crate::base::tasks::Tasks;
 use crate::capture::{CaptureState, Keeper};
 use crate::dns;
 use crate::envoy::{ProxyPhase, ProxyState};
+use crate::health;
 use crate::proto::nds::NameTable;
+use crate::xds;
 
 /// Whether the proxy can take traffic, as a signal of its own.
 pub(super) fn readiness(
@@ -50,6 +52,54 @@ pub(super) fn names(
     let (server, handle) = dns::Server::new(config?, doors, clock.clone(), tasks.clone());
     tasks.critical("dns", server.run(table));
     Some(handle)
+}
+
+/// Checks the application.
+pub(super) fn health(
+    tasks: &Tasks,
+    config: health::Config,
+    proxy: watch::Receiver<bool>,
+    clock: &SharedClock,
+) -> watch::Receiver<health::State> {
+    let (state, shown) = watch::channel(health::State::default());
+    let checks = health::watch(config, proxy, state, clock.clone(), tasks.stop_signal());
+    tasks.critical("health", never_ends(checks));
+    shown
+}
+
+/// Tells istiod how the application is, and that the machine is leaving before it does.
+pub(super) fn tell(
+    tasks: &Tasks,
+    mut health: watch::Receiver<health::State>,
+    mut draining: watch::Receiver<bool>,
+    told: watch::Sender<Option<xds::Health>>,
+) {
+    tasks.spawn("health-report", async move {
+        loop {
+            let leaves = *draining.borrow_and_update();
+            let now = health.borrow_and_update().health.clone();
+            let now = match now {
+                _ if leaves => {
+                    Some(xds::Health::Unhealthy { message: "the machine is leaving".to_owned() })
+                }
+                health::Health::Unknown => None,
+                health::Health::Healthy => Some(xds::Health::Healthy),
+                health::Health::Unhealthy { message } => Some(xds::Health::Unhealthy { message }),
+            };
+            told.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+            let more = tokio::select! {
+                changed = health.changed() => changed.is_ok(),
+                changed = draining.changed() => changed.is_ok(),
+            };
+            if !more {
+                return;
+            }
+        }
+    });
 }
 
 /// Keeps the redirect rules, where there are any.

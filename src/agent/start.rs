@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Plan, RegistrationPlan, rooms};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, rooms};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -28,7 +28,7 @@ use crate::sds;
 use crate::secrets::{self, Vault};
 use crate::status::{self, Board, Desk};
 use crate::workload::Workload;
-use crate::xds;
+use crate::xds::{self, Relay};
 
 /// Why the agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,26 +86,21 @@ impl Agent {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
-        let (admission, admitted) = watch::channel(false);
-        let (health, healthy) = watch::channel(None);
-        let inputs = xds::Inputs { health: healthy, admission: admitted };
-        let config =
-            xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
-        let line = dialer(plan.discovery.clone());
-        let relay = xds::relay(config, line, inputs, Arc::clone(&clock), tasks.clone());
-        let Plan {
-            paths, workload, registration, envoy, discovery, capture, names, status, ..
-        } = plan;
+        let issuer =
+            IstiodIssuer::new(Dialer::new(plan.ca.clone(), vault.subscribe(), Arc::clone(&clock)));
+        let line = Dialer::new(plan.discovery.clone(), vault.subscribe(), Arc::clone(&clock));
+        let (relay, says) = open_relay(&plan, line, &clock, &tasks);
+        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
-        let captured = rooms::capture(&tasks, capture.as_ref(), up, &clock);
-        let names = rooms::names(&tasks, names, doors.names, relay.name_table(), &clock);
+        let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), &clock);
+        let names = rooms::names(&tasks, plan.names, doors.names, relay.name_table(), &clock);
+        let health = rooms::health(&tasks, plan.health, up, &clock);
         let (draining, is_draining) = watch::channel(false);
+        rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {
             clock,
@@ -119,6 +114,7 @@ impl Agent {
             proxy: proxy.state(),
             capture: captured,
             names,
+            health,
             sds: Arc::clone(&secrets_for.counters),
             draining: is_draining,
             timings,
@@ -130,27 +126,47 @@ impl Agent {
         tasks.critical("renewal", never_ends(renewal));
         let registrar = register(&tasks, direct.as_ref());
         let seen = direct.as_ref().map(|direct| direct.state());
-        let chronicle = chronicle.run(Arc::clone(&board), seen, admission, health);
+        let chronicle = chronicle.run(Arc::clone(&board), seen, says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
-        let orders = open_desk(&tasks, &board, status, doors.status, doors.admin);
+        let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
         // Not a child of the group's stop: it ends last, by its own handle.
         tasks.detached("proxy", supervisor.run());
+        let leaving = Leaving {
+            remove: registration.remove_on_stop,
+            delay: registration.leave_delay,
+            registration: direct,
+            registrar,
+            capture,
+        };
+        let signals = doors.signals;
         Ok(Self {
             paths,
             tasks,
             ends,
             orders,
-            signals: doors.signals,
+            signals,
             board,
             proxy,
-            registration: direct,
-            registrar,
-            remove_on_stop: registration.remove_on_stop,
+            leaving,
             draining,
-            capture,
             _lock: doors.lock,
         })
     }
+}
+
+/// What the relay is told while it runs.
+struct Says {
+    health: watch::Sender<Option<xds::Health>>,
+    admission: watch::Sender<bool>,
+}
+
+fn open_relay(plan: &Plan, line: Dialer, clock: &SharedClock, tasks: &Tasks) -> (Relay, Says) {
+    let (admission, admitted) = watch::channel(false);
+    let (health, healthy) = watch::channel(None);
+    let inputs = xds::Inputs { health: healthy, admission: admitted };
+    let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
+    let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
+    (relay, Says { health, admission })
 }
 
 /// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its

@@ -1,10 +1,11 @@
-//! The stop, in the one right order: told, deregistered, drained, ended, tidied.
+//! The stop, in the one right order: told, handed over, drained, ended, tidied.
 
 use super::{Agent, FINISH_LIMIT, Reason};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::capture::FailPolicy;
 use crate::systemd::ServiceManager;
+use crate::xds;
 
 impl Agent {
     /// Stops everything that runs. A second signal skips the rest of the draining.
@@ -12,9 +13,10 @@ impl Agent {
         ServiceManager.stopping();
         self.draining.send_replace(true);
         tracing::info!(?reason, "Stopping.");
-        if self.remove_on_stop {
+        if self.leaving.remove {
             self.deregister().await;
         }
+        self.hand_over(reason).await;
         self.end_proxy(reason).await;
         if !self.tasks.finish(FINISH_LIMIT).await {
             tracing::warn!("Some tasks did not finish in time.");
@@ -34,6 +36,20 @@ impl Agent {
         tracing::info!("Stopped.");
     }
 
+    /// Istiod has been told that the machine is leaving; until the proxies of the others have heard
+    /// of it, their requests are still served.
+    async fn hand_over(&mut self, reason: &Reason) {
+        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
+        let known = self.board.registration.borrow().registered;
+        if !matches!(reason, Reason::Stop) || !told || !known {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(self.leaving.delay) => {}
+            () = self.signals.stop() => tracing::warn!("Asked again: not waiting for the others."),
+        }
+    }
+
     async fn end_proxy(&mut self, reason: &Reason) {
         if matches!(reason, Reason::Quit) {
             return self.proxy.kill().await;
@@ -50,7 +66,7 @@ impl Agent {
 
     /// Without a proxy, redirected traffic goes nowhere.
     async fn release_traffic(&self) {
-        let Some(plan) = &self.capture else { return };
+        let Some(plan) = &self.leaving.capture else { return };
         if plan.fail_policy == FailPolicy::Closed {
             tracing::warn!("The redirect rules stay (capture.failPolicy is closed).");
         } else if let Err(error) = plan.capture.remove().await {
@@ -59,9 +75,9 @@ impl Agent {
     }
 
     async fn deregister(&self) {
-        self.registrar.stop();
+        self.leaving.registrar.stop();
         // In the mode `istiod` the end of the stream is the deregistration.
-        if let Some(direct) = &self.registration
+        if let Some(direct) = &self.leaving.registration
             && let Err(error) = direct.remove().await
         {
             tracing::warn!(error = chain(&error), "The WorkloadEntry is still there.");

@@ -65,6 +65,7 @@ fn render(status: &Value) -> String {
     row("proxy", proxy(status));
     row("capture", capture(status));
     row("names", names(status));
+    row("health", health(status));
     for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
         let room = text(condition, "/room");
         screen.push_str(&format!(
@@ -114,6 +115,14 @@ fn capture(status: &Value) -> String {
         line.push_str(&format!(", repaired {repairs} times, last at {when}"));
     }
     line
+}
+
+fn health(status: &Value) -> String {
+    let (is, probe) = (text(status, "/health/health/is"), text(status, "/health/probe"));
+    match status.pointer("/health/health/message").and_then(Value::as_str) {
+        Some(message) => format!("{is}: {message} ({probe})"),
+        None => format!("{is} ({probe})"),
+    }
 }
 
 fn names(status: &Value) -> String {

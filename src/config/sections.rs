@@ -2,6 +2,7 @@
 
 mod capture;
 mod dns;
+mod health;
 mod identity;
 mod mesh;
 mod proxy;
@@ -10,6 +11,7 @@ mod workload;
 
 pub use capture::{Capture, CaptureMode};
 pub use dns::Dns;
+pub use health::Health;
 pub use identity::Identity;
 pub use mesh::Mesh;
 pub use proxy::Proxy;
@@ -43,6 +45,8 @@ pub struct Settings {
     pub capture: Capture,
     /// Names.
     pub dns: Dns,
+    /// Checks of the application.
+    pub health: Health,
     /// The status server.
     pub status: Status,
     /// The log.
@@ -83,6 +87,7 @@ impl Settings {
         let proxy = Proxy::read(reader);
         let capture = Capture::read(reader, paths);
         let dns = Dns::read(reader);
+        let health = Health::read(reader, mesh.as_ref().map(|mesh| &mesh.proxy_config));
         let status = read_status(reader, mesh.as_ref());
         let log = read_log(reader);
         let needs_group =
@@ -106,6 +111,7 @@ impl Settings {
             proxy: proxy?,
             capture: capture?,
             dns: dns?,
+            health,
             status: status?,
             log,
         })

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::model::{Board, Snapshot};
 use super::scrape::Scrapes;
+use crate::health::Health;
 
 /// The media type of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,6 +21,7 @@ pub(super) fn page(board: &Board, scrapes: &Scrapes) -> String {
     relay(&mut page, &snapshot);
     agent(&mut page, board, &snapshot);
     names(&mut page, &snapshot);
+    health(&mut page, &snapshot);
     pages(&mut page, scrapes);
     page.0
 }
@@ -95,6 +97,14 @@ fn names(page: &mut Page, snapshot: &Snapshot) {
     page.counter("dns_upstream_failures_total", "Queries nobody answered.", dns.failures);
     page.counter("dns_cached_total", "Queries answered as a moment before.", dns.cached);
     page.gauge("dns_names", "Names of the mesh.", dns.names);
+}
+
+fn health(page: &mut Page, snapshot: &Snapshot) {
+    let health = &snapshot.health;
+    let healthy = u8::from(health.health == Health::Healthy);
+    page.gauge("healthy", "1 when the application can take requests.", healthy);
+    page.counter("health_checks_total", "Checks of the application.", health.checks);
+    page.counter("health_check_failures_total", "Those that went wrong.", health.failures);
 }
 
 fn pages(page: &mut Page, scrapes: &Scrapes) {

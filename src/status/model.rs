@@ -12,6 +12,7 @@ use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
 use crate::dns::{self, DnsState};
 use crate::envoy::{ProxyPhase, ProxyState};
+use crate::health;
 use crate::identity::IssuedIdentity;
 use crate::registry::{RegistrationPhase, RegistrationState};
 use crate::sds::Counters;
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub capture: CaptureState,
     /// Names for applications.
     pub dns: DnsState,
+    /// The application.
+    pub health: health::State,
     /// Secrets given to Envoy.
     pub sds: SdsView,
     /// How long the start took.
@@ -170,6 +173,8 @@ pub struct Board {
     pub capture: watch::Receiver<CaptureState>,
     /// Names for applications, where they are answered.
     pub names: Option<dns::Handle>,
+    /// The application.
+    pub health: watch::Receiver<health::State>,
     /// What SDS served.
     pub sds: Arc<Counters>,
     /// Set once the agent is on its way out.
@@ -213,6 +218,7 @@ impl Board {
             proxy,
             capture,
             dns,
+            health: self.health.borrow().clone(),
             sds: self.sds(),
             timings: *self.timings.borrow(),
             conditions,

@@ -22,7 +22,8 @@ pub(super) fn is_one_truth(name: &str) -> bool {
 /// What the operator shall know of a variable; `None` when it is translated, or has no meaning
 /// beside Istio's own scripts.
 pub(super) fn oddity(name: &str, value: &str) -> Option<String> {
-    let captures = CAPTURE.iter().any(|(variable, _, _)| *variable == name);
+    let captures = CAPTURE.iter().any(|(variable, _, _)| *variable == name)
+        || SWITCHES.iter().any(|switch| switch.0 == name);
     if name.starts_with("ISTIO_META_") || KNOWN.contains(&name) || captures {
         return None;
     }
@@ -49,7 +50,7 @@ const USUAL: [(&str, &[&str]); 7] = [
 
 /// What is translated elsewhere, and what means something to the shell
 /// scripts around Istio's agent only.
-const KNOWN: [&str; 31] = [
+const KNOWN: [&str; 30] = [
     "CANONICAL_REVISION",
     "CANONICAL_SERVICE",
     "CA_ADDR",
@@ -73,7 +74,6 @@ const KNOWN: [&str; 31] = [
     "POD_NAMESPACE",
     "PROV_CERT",
     "PROXY_CONFIG",
-    "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION",
     "SECRET_GRACE_PERIOD_RATIO",
     "SECRET_GRACE_PERIOD_RATIO_JITTER",
     "SECRET_TTL",
@@ -81,6 +81,13 @@ const KNOWN: [&str; 31] = [
     "TRUST_DOMAIN",
     "WORKLOAD_RSA_KEY_SIZE",
     "ISTIO_DELTA_XDS",
+];
+
+/// Variables with one meaningful value: it, and what it sets.
+pub(super) const SWITCHES: [(&str, &str, &str, &str, &str); 3] = [
+    ("METRICS_LOCALHOST_ACCESS_ONLY", "true", "status", "metricsAccess", "loopback"),
+    ("PILOT_AGENT_MERGE_ENVOY_STATS", "false", "status", "proxyMetrics", "false"),
+    ("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", "true", "health", "host", "127.0.0.1"),
 ];
 
 /// Variables of Istio's rules: the section and the setting of each.

@@ -252,6 +252,12 @@ fn capture(facts: &Facts, settings: &mut Settings) {
         };
         settings.put(section, setting, value, &fact.origin);
     }
+    for (variable, meant, section, setting, value) in keys::SWITCHES {
+        if let Some(fact) = facts.variables.get(variable).filter(|fact| fact.value == meant) {
+            let value = if value == "false" { json!(false) } else { json!(value) };
+            settings.put(section, setting, value, &fact.origin);
+        }
+    }
 }
 
 /// istiod, as Istio's start script finds it: the variables that name it, else the ProxyConfig.
