@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::rules::PASSTHROUGH;
-use super::{Config, Groups, Owner, Ranges};
+use super::{Config, Groups, Interception, Owner, Ports, Ranges};
 
 /// The rules are in place and connections do not follow them.
 #[derive(Debug, thiserror::Error)]
@@ -50,22 +50,48 @@ impl ProbeError {
 /// Tries inbound and outbound rules, and says what was seen.
 pub(super) async fn probe(config: &Config) -> Result<String, ProbeError> {
     let [four, six] = PASSTHROUGH;
-    redirected(config, four, Ipv4Addr::LOCALHOST.into()).await?;
+    let mut tried = redirected(config, four, Ipv4Addr::LOCALHOST.into()).await?;
     if config.ipv6 {
-        redirected(config, six, Ipv6Addr::LOCALHOST.into()).await?;
+        tried &= redirected(config, six, Ipv6Addr::LOCALHOST.into()).await?;
     }
-    let both = "connections are redirected in both directions";
-    let inbound = "inbound connections are redirected; outbound ones could not be tried";
-    Ok(if outbound(config).await? { both } else { inbound }.to_owned())
+    let words = match (tried, outbound(config).await?) {
+        (true, true) => "connections are redirected in both directions",
+        (true, false) => "inbound connections are redirected; outbound ones could not be tried",
+        (false, true) => "outbound connections are redirected; inbound ones could not be tried",
+        (false, false) => "the rules are there; no connection could be made to try them",
+    };
+    Ok(words.to_owned())
+}
+
+/// Ports that a connection can be tried with. With transparent sockets only captured ones are
+/// redirected, otherwise any.
+fn ports(config: &Config) -> Vec<u16> {
+    match &config.inbound.ports {
+        Ports::Only(ports) if config.interception == Interception::Tproxy => {
+            ports.iter().copied().filter(|port| !config.inbound.excluded.contains(port)).collect()
+        }
+        _ => vec![0],
+    }
 }
 
 /// The proxy's user calls a listener of ours, which must not hear of it: the rule for calls of the
 /// proxy to its own machine has sent them elsewhere.
-async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<(), ProbeError> {
-    let at = SocketAddr::new(to, 0);
+/// `false` where every port that could be tried is in use.
+async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<bool, ProbeError> {
     let failed = |at| move |source| ProbeError::Socket { at, source };
-    let listener = TcpListener::bind(at).await.map_err(failed(at))?;
-    let at = listener.local_addr().map_err(failed(at))?;
+    let mut found = None;
+    for port in ports(config) {
+        match TcpListener::bind((to, port)).await {
+            Ok(listener) => {
+                found = Some(listener);
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(source) => return Err(ProbeError::Socket { at: (to, port).into(), source }),
+        }
+    }
+    let Some(listener) = found else { return Ok(false) };
+    let at = listener.local_addr().map_err(failed((to, 0).into()))?;
     let socket = socket_of(config.owner, to).map_err(failed(at))?;
     socket.bind(SocketAddr::new(from, 0)).map_err(failed(at))?;
     // Accepted or refused by the proxy's port: either is fine. What arrived at our listener is in
@@ -74,7 +100,7 @@ async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<(), Pro
     let arrived = tokio::time::timeout(QUIET, listener.accept()).await;
     match arrived {
         Ok(_) => Err(ProbeError::NotRedirected { at, port: config.proxy_ports.inbound }),
-        Err(_) => Ok(()),
+        Err(_) => Ok(true),
     }
 }
 

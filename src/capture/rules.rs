@@ -204,14 +204,9 @@ impl List<'_> {
             let matches = vec![lo(), Match::From(Cidr::host(passthrough))];
             self.add(out, matches, Action::Return, "from the proxy to the application");
         }
-        let mut direct = vec![config.proxy_ports.tunnel];
-        direct.extend(config.dns.is_some().then_some(DNS));
-        direct.sort_unstable();
-        for loopback in self.loopbacks() {
-            let calls = Match::TcpNotTo(direct.clone());
-            let matches = vec![lo(), Match::NotTo(loopback), calls, Match::Uid(owner.uid)];
-            let action = Action::Redirect(config.proxy_ports.inbound);
-            self.add(out, matches, action, "of the proxy to its own machine");
+        // In the mode TPROXY a mark sends these calls the way of all inbound connections.
+        if config.interception == Interception::Redirect {
+            self.own_calls();
         }
         let asks_for_loopback = match &config.outbound.ranges {
             Ranges::All => false,
@@ -225,6 +220,21 @@ impl List<'_> {
         }
         self.add(out, vec![Match::Uid(owner.uid)], Action::Return, "of the proxy");
         self.add(out, vec![Match::Gid(owner.gid)], Action::Return, "of the agent");
+    }
+
+    /// The proxy calls a service that is on its own machine, as any other service.
+    fn own_calls(&mut self) {
+        let config = self.config;
+        let mut direct = vec![config.proxy_ports.tunnel];
+        direct.extend(config.dns.is_some().then_some(DNS));
+        direct.sort_unstable();
+        for loopback in self.loopbacks() {
+            let lo = Match::Out("lo".to_owned());
+            let calls = Match::TcpNotTo(direct.clone());
+            let matches = vec![lo, Match::NotTo(loopback), calls, Match::Uid(config.owner.uid)];
+            let action = Action::Redirect(config.proxy_ports.inbound);
+            self.add(Chain::NatOutput, matches, action, "of the proxy to its own machine");
+        }
     }
 
     fn dns(&mut self) {

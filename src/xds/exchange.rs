@@ -30,6 +30,8 @@ use crate::proto::nds::NameTable;
 pub(super) enum End {
     /// By Envoy, whose stream is over.
     Envoy(Status),
+    /// By us: istiod has to look at this machine anew, with a stream of its own.
+    Renewed,
     /// On the side of istiod, before or after its first response.
     Upstream { error: StreamError, answered: bool },
 }
@@ -63,6 +65,10 @@ pub(super) async fn exchange<U: Upstream>(
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
+        () = progress.recovery() => {
+            session.shared.is_known_healthy.store(true, Ordering::Relaxed);
+            return End::Renewed;
+        }
     };
     End::Upstream { error, answered: progress.is_answered() }
 }
@@ -110,11 +116,21 @@ impl Requests {
 struct Progress {
     asked: Notify,
     answered: AtomicBool,
+    recovered: Notify,
 }
 
 impl Progress {
     fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Ends some time after istiod was told that the workload is healthy, and had not been before.
+    async fn recovery(&self) {
+        self.recovered.notified().await;
+        tokio::time::sleep(RECOVERY).await;
+        if !self.is_answered() {
+            pending::<()>().await;
+        }
     }
 
     /// Ends when the first response is overdue.
@@ -192,10 +208,15 @@ impl<U: Upstream> Upward<'_, U> {
     }
 
     async fn report_health(&mut self) {
-        let report =
-            self.health.borrow_and_update().as_ref().map(|now| self.session.flavour.health(now));
-        if let Some(report) = report {
-            self.send(report).await;
+        let Some(now) = self.health.borrow_and_update().clone() else { return };
+        self.send(self.session.flavour.health(&now)).await;
+        let known = &self.session.shared.is_known_healthy;
+        match now {
+            Health::Unhealthy { .. } => known.store(false, Ordering::Relaxed),
+            Health::Healthy if !known.load(Ordering::Relaxed) => {
+                self.progress.recovered.notify_one();
+            }
+            Health::Healthy => {}
         }
     }
 
@@ -319,5 +340,8 @@ const OPENING_SIZE: usize = 16 << 20;
 const OPENING_COUNT: usize = 1024;
 /// Istiod answers within seconds even when it computes a large mesh for many proxies at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Istiod takes note of a report within milliseconds; requests that arrive before the new stream
+/// meet a proxy that does not know yet what it serves.
+const RECOVERY: Duration = Duration::from_millis(500);
 /// Characters kept of istiod's reason.
 const REASON_LIMIT: usize = 1000;

@@ -54,6 +54,12 @@ impl<U: Upstream> Session<U> {
             let since = Instant::now();
             match exchange(self, line, requests).await {
                 End::Envoy(status) => return status,
+                End::Renewed => {
+                    debug!("The workload is healthy: istiod shall see it in a new stream.");
+                    let line = self.dial().await;
+                    self.shared.keep(line);
+                    return Status::ok("");
+                }
                 End::Upstream { error, answered: true } => {
                     self.shared.lived(since.elapsed());
                     self.shared.ledger.count(|state| state.terminations += 1);

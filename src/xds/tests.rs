@@ -184,7 +184,7 @@ async fn a_refusal_by_envoy_is_shown_in_its_words() {
 #[tokio::test(start_paused = true)]
 async fn health_follows_the_first_listener_request_and_is_told_again_on_each_stream() {
     let mut world = World::new().await;
-    world.health.send_replace(Some(Health::Healthy));
+    world.health.send_replace(Some(Health::Unhealthy { message: "not yet".into() }));
     let (envoy, mut stream) = world.connected(DELTA).await;
     assert!(stream.is_quiet_for(LONG).await, "health waits for the listener request");
     envoy.send(request(DELTA, LISTENER, "")).await;
@@ -204,6 +204,28 @@ async fn health_follows_the_first_listener_request_and_is_told_again_on_each_str
     assert_eq!(types(&mut stream, 2).await, [LISTENER, NAME_TABLE]);
     let report = DeltaDiscoveryRequest::decode(stream.receive().await).unwrap();
     assert_eq!(report.error_detail.unwrap().message, "HTTP 503");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_becomes_healthy_gets_a_new_stream_once() {
+    let mut world = World::new().await;
+    world.health.send_replace(Some(Health::Healthy));
+    let (mut envoy, mut stream) = world.connected(DELTA).await;
+    envoy.send(request(DELTA, LISTENER, "")).await;
+    assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
+    assert_eq!(envoy.end().await, tonic::Code::Ok);
+
+    let (mut envoy, mut stream) = world.connected(DELTA).await;
+    envoy.send(request(DELTA, LISTENER, "")).await;
+    assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
+    assert!(envoy.is_held_for(LONG).await, "istiod has seen it healthy");
+
+    world.health.send_replace(Some(Health::Unhealthy { message: "HTTP 503".into() }));
+    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
+    assert!(envoy.is_held_for(LONG).await);
+    world.health.send_replace(Some(Health::Healthy));
+    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
+    assert_eq!(envoy.end().await, tonic::Code::Ok);
 }
 
 #[tokio::test(start_paused = true)]

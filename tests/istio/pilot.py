@@ -1,9 +1,10 @@
 """The real pilot-agent as a VM's agent: the peer that vm-agent lives beside and is compared with."""
 
+import pathlib
 import shutil
 import subprocess
 
-from lab import BIN, PEERS, until
+from lab import BIN, CONTROL_PLANE, PEERS, until
 
 
 class Pilot:
@@ -14,6 +15,12 @@ class Pilot:
         self.directory, self.process = lab.directory / f"pilot-{name}", None
 
     def prepare(self):
+        # It has to resolve istiod's name; the file is changed in place, as running processes have it mounted.
+        hosts = pathlib.Path("/etc/netns") / self.lab.namespace(self.name) / "hosts"
+        line = f"{CONTROL_PLANE} istiod.istio-system.svc\n"
+        if line not in hosts.read_text():
+            with open(hosts, "a", encoding="utf-8") as file:
+                file.write(line)
         subprocess.run(["rm", "-rf", self.directory], check=True)
         source = self.lab.join_directory(self.group)
         for part in ("etc/istio/proxy", "etc/istio/config", "etc/certs", "var/run/secrets/tokens", "var/lib/istio/envoy"):
