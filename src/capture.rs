@@ -193,6 +193,14 @@ pub struct DnsCapture {
     pub servers: Option<Vec<IpAddr>>,
 }
 
+/// The rules as text: for nft, and for iptables of both families on a host without any rules.
+#[must_use]
+pub fn rendered(config: &Config) -> (String, [String; 2]) {
+    let rules = rules(config);
+    let iptables = [Family::V4, Family::V6].map(|one| iptables::replacement(&rules, one, ""));
+    (nft::table(&rules), iptables)
+}
+
 /// Marks of packets in the mode TPROXY; Istio's numbers.
 pub(crate) const MARK: u32 = 1337;
 /// The mark of calls of the proxy to its own machine.
