@@ -24,11 +24,11 @@
 //! acknowledged; other types that Envoy does not know are dropped. These answers must follow
 //! Envoy's first message, which alone carries the node.
 //!
-//! *A workload that becomes healthy* gets a new stream half a second later. Istiod decides at the
-//! beginning of a stream which services a machine belongs to, and an unhealthy one belongs to none;
-//! when it becomes healthy istiod means to decide again, but may do so before it has taken note
-//! itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the proxy would never
-//! learn which of its ports speak HTTP, and policies for HTTP would deny everything.
+//! *A workload that becomes healthy* gets new streams, one at once and one a second later. Istiod
+//! decides at the beginning of a stream which services a machine belongs to, and an unhealthy one
+//! belongs to none; when it becomes healthy istiod means to decide again, but may do so before it
+//! has taken note itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the
+//! proxy would never learn which of its ports speak HTTP, and policies for HTTP would deny all.
 //!
 //! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
 //! so that a peer which does not read never keeps the relay from reading the other one.

@@ -46,6 +46,7 @@ impl Forwarder {
     /// An answer from somebody, or the words that there is none.
     pub(super) async fn resolve(&self, question: &Question, came_by: Transport) -> Vec<u8> {
         self.ledger.counters.forwarded.fetch_add(1, Relaxed);
+        let generation = locked(&self.resolvers).generation();
         let answer = timeout(FORWARD_LIMIT, self.ask_each(question, came_by)).await;
         match answer.ok().flatten() {
             Some(answer) => {
@@ -55,7 +56,10 @@ impl Forwarder {
             }
             None => {
                 self.ledger.counters.failures.fetch_add(1, Relaxed);
-                self.ledger.resolvers_are_silent();
+                // The silence of those that are no resolvers any more means nothing.
+                if locked(&self.resolvers).generation() == generation {
+                    self.ledger.resolvers_are_silent();
+                }
                 let stale = locked(&self.cache).get(question, Age::Stale);
                 stale.and_then(|answer| bytes(answer, question))
             }

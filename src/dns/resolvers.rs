@@ -23,6 +23,7 @@ pub(super) struct Resolvers {
     looked_at: Option<Instant>,
     seen: Option<(SystemTime, u64)>,
     problem: Option<String>,
+    generation: u64,
 }
 
 impl Resolvers {
@@ -36,6 +37,7 @@ impl Resolvers {
             looked_at: None,
             seen: None,
             problem: None,
+            generation: 0,
         };
         made.refresh();
         made
@@ -72,6 +74,9 @@ impl Resolvers {
             (None, true) => Some("there is no resolver for names outside the mesh".to_owned()),
             (None, false) => None,
         };
+        if servers != self.servers {
+            self.generation = self.generation.wrapping_add(1);
+        }
         (self.servers, self.search) = (servers, search);
         true
     }
@@ -79,6 +84,11 @@ impl Resolvers {
     /// What is wrong with the list.
     pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// Another number for another list of servers.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn servers(&self) -> &[SocketAddr] {

@@ -150,9 +150,11 @@ impl Server {
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
             self.tasks.spawn("dns-streams", serve_streams(tcp, desk, tasks));
         }
+        names.mark_changed();
         loop {
-            let table = names.borrow_and_update().clone();
-            if let Some(table) = table {
+            let table =
+                names.has_changed().unwrap_or(false).then(|| names.borrow_and_update().clone());
+            if let Some(table) = table.flatten() {
                 self.desk.set(Table::new(&table, &self.config.domain), false);
                 keep(&self.config, &table);
                 // In a mesh that changes all the time the disk is not written all the time.
@@ -163,6 +165,8 @@ impl Server {
             }
             tokio::select! {
                 changed = names.changed() => if changed.is_err() { stop.cancelled().await },
+                // Also when nobody asks, what is told of the resolvers is true.
+                () = tokio::time::sleep(LOOK) => self.desk.forwarder.with_search(|_| ()),
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -288,5 +292,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time between two tables.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often the resolvers' file is looked at when nobody asks.
+const LOOK: Duration = Duration::from_secs(5);
 /// The largest table that is read.
 const TABLE: u64 = 64 * 1024 * 1024;

@@ -138,7 +138,16 @@ fn dynamic_resources() -> Value {
             "api_type": "DELTA_GRPC",
             "set_node_on_first_message_only": true,
             "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+            "grpc_services": [{
+                "envoy_grpc": {
+                    "cluster_name": "xds-grpc",
+                    // The relay holds a stream as long as istiod cannot be reached, so a new one is
+                    // wanted at once whenever the old one ends.
+                    "retry_policy": {
+                        "retry_back_off": {"base_interval": "0.010s", "max_interval": "5s"}
+                    },
+                },
+            }],
         },
     })
 }

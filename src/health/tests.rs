@@ -122,7 +122,7 @@ async fn a_page_is_good_from_200_to_399_and_is_asked_for_past_the_redirect_rules
     .await;
     assert_eq!(http(port).await, Ok(()));
     let (port, _) =
-        server(&tasks, "HTTP/1.1 503 No\r\nContent-Length: 9\r\n\r\nout of\r\n\x01!").await;
+        server(&tasks, "HTTP/1.1 503 No\r\nContent-Length: 10\r\n\r\nout of\r\n\x01!").await;
     assert_eq!(http(port).await, Err("HTTP 503: out of !".to_owned()));
     let (port, _) =
         server(&tasks, "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n").await;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,10 +65,7 @@ pub(super) async fn exchange<U: Upstream>(
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
-        () = progress.recovery() => {
-            session.shared.is_known_healthy.store(true, Ordering::Relaxed);
-            return End::Renewed;
-        }
+        () = progress.recovery(&session.shared.recovery) => return End::Renewed,
     };
     End::Upstream { error, answered: progress.is_answered() }
 }
@@ -125,12 +122,16 @@ impl Progress {
     }
 
     /// Ends some time after istiod was told that the workload is healthy, and had not been before.
-    async fn recovery(&self) {
+    async fn recovery(&self, stage: &AtomicUsize) {
         self.recovered.notified().await;
-        tokio::time::sleep(RECOVERY).await;
+        let Some(pause) = RECOVERY.get(stage.load(Ordering::Relaxed)) else {
+            return pending().await;
+        };
+        tokio::time::sleep(*pause).await;
         if !self.is_answered() {
-            pending::<()>().await;
+            return pending().await;
         }
+        stage.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends when the first response is overdue.
@@ -210,10 +211,10 @@ impl<U: Upstream> Upward<'_, U> {
     async fn report_health(&mut self) {
         let Some(now) = self.health.borrow_and_update().clone() else { return };
         self.send(self.session.flavour.health(&now)).await;
-        let known = &self.session.shared.is_known_healthy;
+        let stage = &self.session.shared.recovery;
         match now {
-            Health::Unhealthy { .. } => known.store(false, Ordering::Relaxed),
-            Health::Healthy if !known.load(Ordering::Relaxed) => {
+            Health::Unhealthy { .. } => stage.store(0, Ordering::Relaxed),
+            Health::Healthy if stage.load(Ordering::Relaxed) < RECOVERY.len() => {
                 self.progress.recovered.notify_one();
             }
             Health::Healthy => {}
@@ -340,8 +341,9 @@ const OPENING_SIZE: usize = 16 << 20;
 const OPENING_COUNT: usize = 1024;
 /// Istiod answers within seconds even when it computes a large mesh for many proxies at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Istiod takes note of a report within milliseconds; requests that arrive before the new stream
-/// meet a proxy that does not know yet what it serves.
-const RECOVERY: Duration = Duration::from_millis(500);
+/// When a workload that has become healthy gets its new streams. Istiod takes note of a report
+/// within some ten milliseconds, and tells the others a tenth of a second later: the first stream is
+/// to come between the two. The second one is for an istiod that is busier than that.
+const RECOVERY: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
 /// Characters kept of istiod's reason.
 const REASON_LIMIT: usize = 1000;

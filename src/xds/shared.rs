@@ -1,7 +1,7 @@
 //! What the streams of one relay share: the newest stream, the pace of the tries, the waiting
 //! connection. It passes no messages.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub(super) struct Shared<U> {
     pub(super) tasks: Tasks,
     pub(super) ledger: Ledger,
     pub(super) names: watch::Sender<Option<Arc<NameTable>>>,
-    /// Whether istiod made Envoy's configuration knowing that the workload is healthy.
-    pub(super) is_known_healthy: AtomicBool,
+    /// New streams so far since the workload became healthy.
+    pub(super) recovery: AtomicUsize,
     clock: SharedClock,
     pace: Mutex<Pace>,
     spare: Mutex<Option<Spare>>,
@@ -50,7 +50,7 @@ impl<U> Shared<U> {
             tasks,
             ledger: Ledger::new(),
             names: watch::Sender::new(None),
-            is_known_healthy: AtomicBool::new(false),
+            recovery: AtomicUsize::new(0),
             clock,
             pace: Mutex::new(Pace::new()),
             spare: Mutex::new(None),

@@ -51,7 +51,7 @@ class Traffic(Case):
         files.mkdir(exist_ok=True)
         process = LAB.start(name, sys.executable, APP, name, files, log=f"app-{name}.log")
         until("the program listens", lambda: "listening" in LAB.log(f"app-{name}.log"))
-        self.addCleanup((LAB.directory / f"app-{name}.log").unlink)
+        self.addCleanup((LAB.directory / f"app-{name}.log").unlink, missing_ok=True)
         self.addCleanup(LAB.stop, process)
         return files
 

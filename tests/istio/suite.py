@@ -14,7 +14,9 @@ from vm import AGENT, ENVOY
 # The test classes, by the name that ARGS gives.
 from capture import *
 from faults import *
+from health import *
 from joining import *
+from names import *
 from renewal import *
 from story import *
 
