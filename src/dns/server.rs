@@ -150,11 +150,10 @@ impl Server {
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
             self.tasks.spawn("dns-streams", serve_streams(tcp, desk, tasks));
         }
-        names.mark_changed();
+        let mut is_new = true;
         loop {
-            let table =
-                names.has_changed().unwrap_or(false).then(|| names.borrow_and_update().clone());
-            if let Some(table) = table.flatten() {
+            let table = if is_new { names.borrow_and_update().clone() } else { None };
+            if let Some(table) = table {
                 self.desk.set(Table::new(&table, &self.config.domain), false);
                 keep(&self.config, &table);
                 // In a mesh that changes all the time the disk is not written all the time.
@@ -164,9 +163,15 @@ impl Server {
                 }
             }
             tokio::select! {
-                changed = names.changed() => if changed.is_err() { stop.cancelled().await },
+                changed = names.changed() => match changed {
+                    Ok(()) => is_new = true,
+                    Err(_) => stop.cancelled().await,
+                },
                 // Also when nobody asks, what is told of the resolvers is true.
-                () = tokio::time::sleep(LOOK) => self.desk.forwarder.with_search(|_| ()),
+                () = tokio::time::sleep(LOOK) => {
+                    is_new = false;
+                    self.desk.forwarder.with_search(|_| ());
+                }
                 () = stop.cancelled() => return Ok(()),
             }
         }

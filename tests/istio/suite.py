@@ -18,6 +18,7 @@ from health import *
 from joining import *
 from names import *
 from renewal import *
+from shapes import *
 from story import *
 
 if __name__ == "__main__":
