@@ -141,7 +141,7 @@ pub async fn plan(
         jitter: settings.identity.renew_jitter,
         export_directory: settings.identity.export_directory.clone(),
     };
-    let status = status_pages(settings);
+    let status = status_pages(settings, envoy.only_ipv6);
     let health = checks(settings, &workload);
     let paths = paths.clone();
     Ok(Plan {
@@ -172,13 +172,15 @@ fn checks(settings: &Settings, workload: &Workload) -> health::Config {
     }
 }
 
-fn status_pages(settings: &Settings) -> status::Config {
+fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     let wanted = &settings.status;
     status::Config {
         listen: wanted.listen,
         metrics_on_loopback_only: wanted.metrics_on_loopback_only,
         sources: status::Sources {
-            proxy: wanted.proxy_metrics.then(|| http::Uri::from_static(PROXY_METRICS)),
+            proxy: wanted.proxy_metrics.then(|| {
+                http::Uri::from_static(if only_ipv6 { PROXY_METRICS_IPV6 } else { PROXY_METRICS })
+            }),
             application: wanted.application_metrics.clone(),
         },
     }
@@ -283,3 +285,4 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// Envoy's own page, from the listener in its bootstrap.
 const PROXY_METRICS: &str = "http://127.0.0.1:15090/stats/prometheus";
+const PROXY_METRICS_IPV6: &str = "http://[::1]:15090/stats/prometheus";

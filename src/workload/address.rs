@@ -9,8 +9,8 @@ use crate::base::net::is_link_local;
 /// What is wrong with an address.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// It is neither an IP address nor a DNS name.
-    #[error("{found:?} is neither an IP address nor a DNS name")]
+    /// It is no kind of address.
+    #[error("{found:?} is neither an IP address nor a DNS name nor a unix:///path")]
     Form {
         /// The text.
         found: String,
@@ -32,13 +32,16 @@ pub enum AddressError {
     },
 }
 
-/// The address of a WorkloadEntry: an IP address or a DNS name.
+/// The address of a WorkloadEntry (istio/api `networking/v1alpha3/workload_entry.proto`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An IP address.
     Ip(IpAddr),
     /// A fully qualified name without a wildcard (RFC 1123).
     Name(String),
+    /// A Unix socket of the proxy's own machine: `unix:///path`, or `unix://@name` for one without
+    /// a file.
+    Socket(String),
 }
 
 impl Address {
@@ -60,6 +63,13 @@ impl FromStr for Address {
             } else {
                 Ok(Self::Ip(ip))
             };
+        }
+        if let Some(path) = text.strip_prefix("unix://") {
+            let is_path = path.starts_with(['/', '@']) && !path.ends_with('/') && path.len() > 1;
+            let is_plain = text.len() <= SOCKET && text.chars().all(|c| c.is_ascii_graphic());
+            if is_path && is_plain {
+                return Ok(Self::Socket(text.to_owned()));
+            }
         }
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
@@ -87,10 +97,13 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(ip) => ip.fmt(f),
-            Self::Name(name) => f.write_str(name),
+            Self::Name(name) | Self::Socket(name) => f.write_str(name),
         }
     }
 }
+
+/// The longest address of a WorkloadEntry.
+const SOCKET: usize = 256;
 
 /// The source address of the route to `target`. Nothing is sent: a connected UDP socket makes the
 /// kernel choose.

@@ -61,7 +61,8 @@ class Vm:
         return self.status()
 
     def health_page(self):
-        return self.lab.curl(self.name, "http://127.0.0.1:15021/healthz/ready", user=0)[0]
+        host = "[::1]" if ":" in self.ip else "127.0.0.1"
+        return self.lab.curl(self.name, f"http://{host}:15021/healthz/ready", user=0)[0]
 
     def admin(self, path):
         """Envoy's admin interface."""

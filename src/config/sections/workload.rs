@@ -47,6 +47,10 @@ impl Workload {
         let instance_ips = instance_ips(reader);
         let labels = labels(reader);
         let ports = ports(reader);
+        if matches!(address, Some(Address::Socket(_))) && !ports.is_empty() {
+            let what = "a machine whose address is a socket has no ports".to_owned();
+            reader.wrong("workload.ports", what);
+        }
         let network = network(reader);
         let locality = reader.parse("workload.locality", "");
         let weight = reader.number("workload.weight", None, 0..=u64::from(u32::MAX));
