@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench gen build peers root
+.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,13 @@ test-istio: root peers build ## The agent against the real istiod, kube-apiserve
 
 bench: root peers build ## The agent beside the real pilot-agent: memory, time to certificate, time to ready (root)
 	python3 benches/compare.py $(ARGS)
+
+bench-names: root peers build ## DNS answers beside the real pilot-agent's (root; needs dnsperf)
+	python3 benches/names.py $(ARGS)
+
+fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
+	cd fuzz && for target in dns_packet name_table probe_answer capture_rules; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(ARGS),600) || exit 1; done
 
 gen: ## Make the generated protocol code again
 	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap

@@ -266,13 +266,13 @@ async fn the_last_table_answers_after_a_restart_without_a_control_plane() {
     // The table is kept before the next one is looked at.
     world.name("details.internal.com.").await;
     let World { tasks, directory, .. } = world;
-    assert!(tasks.finish(std::time::Duration::from_secs(10)).await);
+    assert!(tasks.finish(Duration::from_secs(10)).await);
     let world = World::new(Tasks::new().0, nobody, directory).await;
     assert!(world.handle.snapshot().from_disk);
     assert_eq!(addresses(&world.name("details.internal.com.").await), ["240.1.2.3"]);
     std::fs::write(world.directory.path().join("names.pb"), b"\xff\xff").unwrap();
     let World { tasks, directory, .. } = world;
-    assert!(tasks.finish(std::time::Duration::from_secs(10)).await);
+    assert!(tasks.finish(Duration::from_secs(10)).await);
     let world = World::new(Tasks::new().0, Upstreams::Fixed(Vec::new()), directory).await;
     assert_eq!(world.handle.snapshot().names, 0);
 }
@@ -391,11 +391,11 @@ async fn a_changed_resolver_file_is_read_anew() {
     let mut resolvers = resolvers::Resolvers::new(Upstreams::ResolvConf(file.clone()), Vec::new());
     write("nameserver 192.0.2.2\n");
     assert!(!resolvers.refresh(), "it was looked at a moment ago");
-    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+    tokio::time::advance(Duration::from_secs(2)).await;
     assert!(resolvers.refresh());
     assert_eq!(resolvers.servers(), ["192.0.2.2:53".parse().unwrap()]);
     std::fs::remove_file(&file).unwrap();
-    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+    tokio::time::advance(Duration::from_secs(2)).await;
     resolvers.refresh();
     assert!(resolvers.problem().is_some());
     assert_eq!(resolvers.servers().len(), 1, "the ones before are better than none");

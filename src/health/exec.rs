@@ -62,7 +62,7 @@ pub(super) async fn check(command: &[String], user: Option<(u32, u32)>) -> Resul
     check_command(command).map_err(|error| error.to_string())?;
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     // Never our effective group, by which redirect rules know us.
-    let (uid, gid) = user.unwrap_or((getuid().as_raw(), getgid().as_raw()));
+    let (uid, gid) = user.unwrap_or_else(|| (getuid().as_raw(), getgid().as_raw()));
     #[expect(clippy::disallowed_methods, reason = "the one place that runs probes' commands")]
     let mut wanted = Command::new(program);
     wanted

@@ -214,7 +214,7 @@ async fn a_workload_that_becomes_healthy_gets_new_streams() {
         let (mut envoy, mut stream) = world.connected(DELTA).await;
         envoy.send(request(DELTA, LISTENER, "")).await;
         assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
-        assert_eq!(envoy.end().await, tonic::Code::Ok);
+        assert_eq!(envoy.end().await, Code::Ok);
     }
     let (mut envoy, mut stream) = world.connected(DELTA).await;
     envoy.send(request(DELTA, LISTENER, "")).await;
@@ -226,7 +226,7 @@ async fn a_workload_that_becomes_healthy_gets_new_streams() {
     assert!(envoy.is_held_for(LONG).await);
     world.health.send_replace(Some(Health::Healthy));
     assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    assert_eq!(envoy.end().await, tonic::Code::Ok);
+    assert_eq!(envoy.end().await, Code::Ok);
 }
 
 #[tokio::test(start_paused = true)]
