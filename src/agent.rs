@@ -34,7 +34,8 @@ pub struct Agent {
     leaving: Leaving,
     draining: watch::Sender<bool>,
     /// Held as long as the agent runs: there is one for a root directory.
-    _lock: File,
+    #[expect(dead_code, reason = "held, not read")]
+    lock: File,
 }
 
 /// What the way out needs.

@@ -165,7 +165,7 @@ fn checks(settings: &Settings, workload: &Workload) -> health::Config {
     let here = platform::interface_addresses();
     let mut own = workload.instance_ips.iter().copied();
     let own = own.find(|ip| here.iter().any(|(_, address)| address == ip));
-    let target = settings.health.host.or(own).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let target = settings.health.host.or(own).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     match &settings.health.probe {
         Some(probe) => health::Config { target, ..probe.clone() },
         None => health::Config::of_proxy(target),

@@ -86,12 +86,12 @@ impl Agent {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let issuer =
-            IstiodIssuer::new(Dialer::new(plan.ca.clone(), vault.subscribe(), Arc::clone(&clock)));
-        let line = Dialer::new(plan.discovery.clone(), vault.subscribe(), Arc::clone(&clock));
-        let (relay, says) = open_relay(&plan, line, &clock, &tasks);
+        let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
+        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
+        let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
         let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
+        let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
         let direct = direct(registration.kube, &workload, registration.force, &clock)?;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
@@ -119,11 +119,9 @@ impl Agent {
             draining: is_draining,
             timings,
         });
-        let sds = sds::serve(doors.sds, secrets_for, vault.subscribe(), tasks.clone());
-        tasks.critical("secrets", sds);
-        tasks.critical("relay", relay.serve(doors.xds));
-        let renewal = secrets::renew(vault, issuer, tasks.stop_signal());
-        tasks.critical("renewal", never_ends(renewal));
+        serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
+        let stop = tasks.stop_signal();
+        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
         let registrar = register(&tasks, direct.as_ref());
         let seen = direct.as_ref().map(|direct| direct.state());
         let chronicle = chronicle.run(Arc::clone(&board), seen, says.admission);
@@ -131,27 +129,24 @@ impl Agent {
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
         // Not a child of the group's stop: it ends last, by its own handle.
         tasks.detached("proxy", supervisor.run());
-        let leaving = Leaving {
-            remove: registration.remove_on_stop,
-            delay: registration.leave_delay,
-            registration: direct,
-            registrar,
-            capture,
-        };
-        let signals = doors.signals;
-        Ok(Self {
-            paths,
-            tasks,
-            ends,
-            orders,
-            signals,
-            board,
-            proxy,
-            leaving,
-            draining,
-            _lock: doors.lock,
-        })
+        let leaving = Leaving { remove, delay, registration: direct, registrar, capture };
+        let (signals, lock) = (doors.signals, doors.lock);
+        Ok(Self { paths, tasks, ends, orders, signals, board, proxy, leaving, draining, lock })
     }
+}
+
+/// Envoy's two doors: its secrets and its configuration.
+fn serve_proxy(
+    tasks: &Tasks,
+    relay: &Relay,
+    sds_door: UnixListener,
+    xds_door: UnixListener,
+    secrets_for: sds::Config,
+    vault: &Vault,
+) {
+    let sds = sds::serve(sds_door, secrets_for, vault.subscribe(), tasks.clone());
+    tasks.critical("secrets", sds);
+    tasks.critical("relay", relay.serve(xds_door));
 }
 
 /// What the relay is told while it runs.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::rules::PASSTHROUGH;
 use super::{Config, Groups, Interception, Owner, Ports, Ranges};
@@ -76,9 +76,14 @@ fn ports(config: &Config) -> Vec<u16> {
 
 /// The proxy's user calls a listener of ours, which must not hear of it: the rule for calls of the
 /// proxy to its own machine has sent them elsewhere.
-/// `false` where every port that could be tried is in use.
+/// `false` where no port could be tried.
 async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<bool, ProbeError> {
     let failed = |at| move |source| ProbeError::Socket { at, source };
+    // A transparent rule gives a connection to a listener, and without one lets it pass.
+    let listens = TcpStream::connect((from, config.proxy_ports.inbound));
+    if config.interception == Interception::Tproxy && listens.await.is_err() {
+        return Ok(false);
+    }
     let mut found = None;
     for port in ports(config) {
         match TcpListener::bind((to, port)).await {

@@ -10,8 +10,7 @@ import subprocess
 import sys
 
 from case import LAB, Case
-from lab import CONTROL_PLANE, until
-from vm import Vm
+from lab import until
 
 
 class Faults(Case):
@@ -129,5 +128,5 @@ class BadInput(Case):
         self.refused(4, "mesh.yaml", source=self.source(mesh=mesh[:40]))
         self.refused(4, "POD_NAMESPACE", "mesh.yaml:", 'says "vms"', source=self.source(env=env.replace("POD_NAMESPACE='vms'", "POD_NAMESPACE='prod'")))
         self.refused(4, "does not exist", source=LAB.directory / "nowhere")
-        self.refused(4, "capture", args=["--set", "capture.mode=nftables"])
+        self.refused(4, "capture", args=["--set", "capture.mode=magic"])
         self.refused(4, "identity.ttl", args=["--set", "identity.ttl=soon"])

@@ -1,9 +1,7 @@
 """Nothing is lost while certificates are renewed, istiod is away, or an agent stops."""
 
 import os
-import sys
 import threading
-import time
 
 from case import LAB, Traffic
 from lab import until
@@ -63,47 +61,13 @@ class Draining(Traffic):
         self.vm2.join()
         self.vm1.until_ready()
         self.vm2.until_ready()
-        with self.traffic():
-            pass
-        arrived = LAB.directory / "arrived"
-        arrived.unlink(missing_ok=True)
-        LAB.start("vm2", sys.executable, "-c", SLOW_SERVER, arrived, log="slow.log")
-        until("the slow server listens", lambda: LAB.run("vm2", "curl", "-s", "127.0.0.1:9081/quick", check=False).returncode == 0)
+        files = self.serve("vm2")
+        ask = lambda path: LAB.curl("vm1", f"http://details.internal.com{path}")
+        until("the story works", lambda: ask("/")[0] == 200, limit=90)
         found = []
-        asking = threading.Thread(target=lambda: found.append(LAB.curl("vm1", "-H", "Host: slow.internal.com", "http://240.1.2.4/slow")))
-        LAB.apply(SLOW_SERVICE)
-        until("the slow service is known", lambda: LAB.curl("vm1", "-H", "Host: slow.internal.com", "http://240.1.2.4/quick")[0] == 200, limit=30)
+        asking = threading.Thread(target=lambda: found.append(ask("/slow")))
         asking.start()
-        until("the request has arrived", arrived.exists)
+        until("the request has arrived", (files / "arrived").exists)
         self.assertEqual(self.vm2.stop(), 0)
         asking.join(30)
         self.assertEqual([code for code, _ in found], [200], self.vm2.log()[-2000:])
-
-
-SLOW_SERVER = """
-import http.server, pathlib, sys, time
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/slow":
-            pathlib.Path(sys.argv[1]).touch()
-            time.sleep(2)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-http.server.ThreadingHTTPServer(("0.0.0.0", 9081), Handler).serve_forever()
-"""
-
-SLOW_SERVICE = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: slow, namespace: vms}
-spec:
-  hosts: [slow.internal.com]
-  addresses: [240.1.2.4]
-  location: MESH_INTERNAL
-  ports: [{number: 80, name: http-slow, protocol: HTTP, targetPort: 9081}]
-  resolution: STATIC
-  workloadSelector: {labels: {app: details-legacy}}
-"""

@@ -19,7 +19,6 @@ from joining import *
 from names import *
 from renewal import *
 from shapes import *
-from shapes import *
 from story import *
 
 if __name__ == "__main__":
