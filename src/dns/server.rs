@@ -171,6 +171,7 @@ impl Server {
                 () = tokio::time::sleep(LOOK) => {
                     is_new = false;
                     self.desk.forwarder.with_search(|_| ());
+                    self.desk.ledger.fade();
                 }
                 () = stop.cancelled() => return Ok(()),
             }

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
@@ -54,12 +56,14 @@ pub(super) struct Ledger {
     pub(super) counters: Counters,
     state: watch::Sender<DnsState>,
     clock: SharedClock,
+    /// When a query was left without an answer, last.
+    silent_at: Mutex<Option<Instant>>,
 }
 
 impl Ledger {
     pub(super) fn new(listen: Vec<SocketAddr>, clock: SharedClock) -> Self {
         let state = watch::Sender::new(DnsState { listen, ..DnsState::default() });
-        Self { counters: Counters::default(), state, clock }
+        Self { counters: Counters::default(), state, clock, silent_at: Mutex::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<DnsState> {
@@ -104,7 +108,18 @@ impl Ledger {
         });
     }
 
+    /// A silence that nobody has met again for a while says nothing about now.
+    pub(super) fn fade(&self) {
+        let mut silent_at = self.silent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent_at.is_some_and(|at| at.elapsed() > FADES) {
+            *silent_at = None;
+            self.resolvers_answer();
+        }
+    }
+
     pub(super) fn resolvers_are_silent(&self) {
+        let mut silent_at = self.silent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *silent_at = Some(Instant::now());
         self.wrong("no resolver answers for names outside the mesh");
     }
 
@@ -127,3 +142,6 @@ impl std::fmt::Debug for Ledger {
         f.debug_struct("Ledger").field("counters", &self.counters).finish_non_exhaustive()
     }
 }
+
+/// Longer than programs take to ask again.
+const FADES: Duration = Duration::from_secs(30);

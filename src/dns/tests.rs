@@ -368,6 +368,17 @@ async fn without_any_resolver_the_answer_is_an_error_and_the_reason_is_told() {
     assert!(world.handle.snapshot().trouble.is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silence_that_nobody_meets_again_is_forgotten() {
+    let tasks = Tasks::new().0;
+    let silent = resolver(&tasks, |_| None);
+    let world = World::with(&[&silent], tasks).await;
+    world.name("example.org.").await;
+    let mut state = world.handle.watch();
+    assert!(state.borrow_and_update().trouble.is_some());
+    state.wait_for(|state| state.trouble.is_none()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_resolver_that_is_the_agent_itself_is_left_out_and_said() {
     let own: SocketAddr = "127.0.0.1:53".parse().unwrap();

@@ -91,7 +91,7 @@ class Kubernetes(Case):
         entry = LAB.entries()["vm2"]
         self.assertEqual(entry["spec"]["address"], "10.99.0.12")
         self.assertEqual((entry["spec"]["serviceAccount"], entry["spec"]["locality"], entry["spec"]["weight"]), ("details-legacy", "eu/a/rack1", 7))
-        self.assertEqual(entry["spec"]["ports"], {"http": 9080, "admin": 9901})
+        self.assertEqual(entry["spec"]["ports"], {"http": 9080, "tcp-echo": 9090, "admin": 9901})
         self.assertEqual((entry["spec"]["labels"]["app"], entry["spec"]["labels"]["version"]), ("details-legacy", "v1"))
         self.assertEqual(list(LAB.entries()), ["vm2"], "istiod made no second one")
         left = self.vm2.command("leave")
