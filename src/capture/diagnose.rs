@@ -38,7 +38,7 @@ async fn lacking_nft(input: &str) -> Option<(&'static str, &'static str)> {
 }
 
 /// iptables names the match, target or table that it could not use.
-fn lacking_iptables(said: &str) -> Option<(&'static str, &'static str)> {
+pub(super) fn lacking_iptables(said: &str) -> Option<(&'static str, &'static str)> {
     let said = said.to_ascii_lowercase();
     let found = IPTABLES.iter().find(|(word, _, _)| said.contains(word));
     found.map(|(_, what, module)| (*what, *module))

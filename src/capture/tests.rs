@@ -269,3 +269,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_part_of_the_kernel_that_is_missing_is_named_with_its_module() {
+    for (said, module) in [
+        (
+            "iptables-restore v1.8.9: can't initialize iptables table `nat': Table does not exist",
+            "iptable_nat",
+        ),
+        ("Couldn't load match `owner':No such file or directory", "xt_owner"),
+        ("Couldn't load target `TPROXY':No such file or directory", "xt_TPROXY"),
+    ] {
+        assert_eq!(diagnose::lacking_iptables(said).map(|(_, module)| module), Some(module));
+    }
+    assert_eq!(diagnose::lacking_iptables("line 7 failed"), None);
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_about_rights_says_who_may() {
+    let said = "Operation not permitted (you must be root)".to_owned();
+    let failed = ToolError::Failed { command: "nft -f -".to_owned(), said };
+    let error = diagnose::explain(failed, "", true).await;
+    assert!(error.to_string().contains("no right"), "{error}");
+    assert!(error.hint().unwrap().contains("root"));
+}

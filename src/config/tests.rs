@@ -34,7 +34,7 @@ fn the_least_configuration_gets_every_default() {
 #[test]
 fn all_problems_are_told_at_once_with_line_field_and_expectation() {
     let yaml = "workload:\n  namespace: Vms\n  group: client\n  address: 'fe80::1'\n  labels:\n    a b: c\n\
-                identity:\n  ttl: 60\n  renewAt: 2\nstatus:\n  port: 0\nmehs:\n  x: 1\ncapture:\n  mode: nftables\n";
+                identity:\n  ttl: 60\n  renewAt: 2\nstatus:\n  port: 0\nmehs:\n  x: 1\ncapture:\n  mode: magic\n";
     let problems = read(yaml).unwrap_err();
     let told: Vec<_> = problems
         .0
@@ -119,11 +119,13 @@ fn each_wrong_value_is_told_with_what_was_expected() {
             "proxy.adminPort: found 15020 for proxy.adminPort and status.port",
         ),
         ("status: {port: 15021}", "status.port: found 15021, which the proxy"),
-        (
-            "capture: {mode: iptables}",
-            "capture.mode: traffic capture (iptables) is not in this version",
-        ),
-        ("capture: {mode: on}", "capture.mode: found \"on\", expected nftables"),
+        ("capture: {inboundPorts: [80, http]}", "capture.inboundPorts: found \"http\", expected"),
+        ("capture: {outboundRanges: 10.0.0.0/33}", "expected an address range"),
+        ("capture: {loopbackRange: 10.0.0.0/8}", "expected a range within 127.0.0.0/8"),
+        ("dns: {upstreams: [127.0.0.1:15053]}", "is where the agent itself answers"),
+        ("health: {probe: {tcpSocket: {port: 0}}}", "tcpSocket.port: found 0"),
+        ("status: {applicationMetrics: 'http://127.0.0.1:15020/x'}", "the agent's own page"),
+        ("capture: {mode: on}", "capture.mode: found \"on\", expected auto, nftables"),
         ("dns: {enabled: yes}", "dns.enabled: found \"yes\", expected true or false"),
         (
             "identity: {renewJitter: 0.05, renewal: 0.5}",

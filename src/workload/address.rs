@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn addresses_that_others_can_use_round_trip() {
-        for text in ["10.0.0.1", "fd00::1", "db.example.com", "vm-1"] {
+        for text in
+            ["10.0.0.1", "fd00::1", "db.example.com", "vm-1", "unix:///run/x.sock", "unix://@x"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in [
@@ -145,7 +147,8 @@ mod tests {
             "*.example.com",
             "10.0.0",
             "1.2.3.4.5",
-            "unix:///x",
+            "unix://x",
+            "unix:///x/",
             "a_b",
             "-a",
         ] {
