@@ -181,13 +181,25 @@ impl Capture {
         Ok(probe::probe(config).await?)
     }
 
-    /// Undoes what was done, whatever the configuration is now, and forgets the journal.
+    /// Undoes what was done, whatever the configuration is now, and forgets the journal. Rules of
+    /// which this journal knows nothing may be those of another agent, and stay.
     ///
     /// # Errors
     /// When something could not be undone; the journal is kept then.
     pub async fn remove(&self) -> Result<Removed, ApplyError> {
+        self.undo(self.done().undo).await
+    }
+
+    /// As [`Capture::remove`]; without a journal, what bears our name is removed.
+    ///
+    /// # Errors
+    /// When something could not be undone.
+    pub async fn remove_by_name(&self) -> Result<Removed, ApplyError> {
         let journal = self.done();
-        let undo = if journal.undo.is_empty() { found_by_name().await } else { journal.undo };
+        self.undo(if journal.undo.is_empty() { found_by_name().await } else { journal.undo }).await
+    }
+
+    async fn undo(&self, undo: Vec<Undo>) -> Result<Removed, ApplyError> {
         undo_all(&undo).await?;
         fsio::remove(&self.journal)?;
         Ok(if undo.is_empty() { Removed::Nothing } else { Removed::Undone })

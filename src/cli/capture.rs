@@ -32,8 +32,8 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
         Command::Plan(args) => runtime()?.block_on(plan(global, args)),
         Command::Apply(args) => runtime()?.block_on(apply(global, args)),
         Command::Remove => {
-            let removed = remove(global)?;
-            let words = match removed {
+            let capture = Capture::new(settings::paths(global).capture_journal());
+            let words = match runtime()?.block_on(capture.remove_by_name()).map_err(failure)? {
                 Removed::Nothing => "there was nothing to remove",
                 Removed::Undone => "the rules are removed",
             };
@@ -43,10 +43,10 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// Undoes what the journal says.
-pub(super) fn remove(global: &Global) -> Result<Removed, Failure> {
+/// Undoes what the journal of this root says.
+pub(super) fn remove(global: &Global) -> Result<(), Failure> {
     let capture = Capture::new(settings::paths(global).capture_journal());
-    runtime()?.block_on(capture.remove()).map_err(failure)
+    runtime()?.block_on(capture.remove()).map(drop).map_err(failure)
 }
 
 async fn plan(global: &Global, args: &PlanArgs) -> Result<(), Failure> {

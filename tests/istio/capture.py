@@ -120,6 +120,14 @@ table ip nat {
                 self.vm_agent("capture", "remove")
                 self.assertEqual(rules("vm1"), before, f"{backend}, cut after {4 * point} ms")
 
+    def test_an_agent_of_another_root_leaves_the_rules_alone(self):
+        self.vm_agent("capture", "apply", "--capture", "nftables")
+        before = rules("vm1")
+        other = LAB.run("vm1", self.vm1.command_line()[0], "--root", LAB.directory / "other", "leave")
+        self.assertIn("was not in a mesh", other.stderr)
+        self.assertEqual(rules("vm1"), before)
+        self.vm_agent("capture", "remove")
+
     def test_rules_that_somebody_broke_are_said_and_repaired(self):
         self.vm_agent("capture", "apply", "--capture", "nftables")
         whole = rules("vm1")
