@@ -22,7 +22,7 @@ class Case(unittest.TestCase):
     def tearDown(self):
         for vm in (self.vm1, self.vm2):
             vm.reset()
-            LAB.run(vm.name, "nft", "flush", "ruleset", check=False)
+            LAB.forget_rules(vm.name)
 
     def run(self, result=None):
         before = len(result.failures) + len(result.errors)

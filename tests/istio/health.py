@@ -17,7 +17,7 @@ class Health(Traffic):
         LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
         self.vm3 = Vm(LAB, "vm3", "10.99.0.13", "details-legacy")
         self.vm3.capture = "nftables"
-        self.addCleanup(LAB.run, "vm3", "nft", "flush", "ruleset")
+        self.addCleanup(LAB.forget_rules, "vm3")
         self.addCleanup(self.vm3.reset)
 
     def by_kubernetes(self):

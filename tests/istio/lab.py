@@ -218,6 +218,13 @@ class Lab:
         self.run(name, "ip", "route", "add", "default", "via", CONTROL_PLANE)
         self.run("cp", "ip", "link", "set", peer, "master", "br0", "up")
 
+    def forget_rules(self, name):
+        """Whatever redirect rules anybody left, by nftables or by legacy iptables, which pilot-agent may choose."""
+        self.run(name, "nft", "flush", "ruleset", check=False)
+        for tool in ("iptables-legacy", "ip6tables-legacy"):
+            if "\n-A " in self.run(name, f"{tool}-save", check=False).stdout:
+                self.run(name, f"{tool}-restore", input="".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "nat", "filter")))
+
     def curl(self, name, *args, user=1000):
         """A request of an ordinary program; returns status code and body."""
         made = self.run(name, "setpriv", "--reuid", user, "--regid", user, "--clear-groups",
