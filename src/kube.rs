@@ -4,11 +4,13 @@ mod auth;
 mod client;
 mod error;
 mod kubeconfig;
+mod watch;
 
 pub use auth::Auth;
-pub use client::{Client, Object};
+pub use client::{Client, IssuedToken, Object};
 pub use error::{KubeError, Verb};
 pub use kubeconfig::{KubeconfigError, from_kubeconfig};
+pub use watch::{Watch, WatchEvent};
 
 use std::path::PathBuf;
 

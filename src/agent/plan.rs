@@ -40,6 +40,8 @@ pub struct Plan {
     pub ca: controlplane::Config,
     /// The vault.
     pub secrets: secrets::Config,
+    /// The Kubernetes API, where we may use it.
+    pub kube: Option<kube::Config>,
     /// The WorkloadEntry.
     pub registration: RegistrationPlan,
     /// Envoy.
@@ -60,8 +62,6 @@ pub struct RegistrationPlan {
     pub mode: Mode,
     /// Under which name.
     pub name: String,
-    /// The Kubernetes API, where we write it.
-    pub kube: Option<kube::Config>,
     /// Whether fields that others own are taken over.
     pub force: bool,
     /// Whether it is removed when the agent stops.
@@ -123,7 +123,8 @@ pub async fn plan(
     let workload = workload(settings, id.clone(), &discovery, clock).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
-    let registration = registration(settings, &workload)?;
+    let kube = kubernetes(settings)?;
+    let registration = registration(settings, &workload);
     let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
     let names = names::names(settings, paths, capture.is_some());
     let inputs =
@@ -150,6 +151,7 @@ pub async fn plan(
         discovery,
         ca,
         secrets,
+        kube,
         registration,
         envoy,
         capture,
@@ -252,9 +254,8 @@ async fn own_address(
     found.first().copied().ok_or(PlanError::Address { why })
 }
 
-fn registration(settings: &Settings, workload: &Workload) -> Result<RegistrationPlan, PlanError> {
-    let wanted = &settings.registration;
-    let kube = match &wanted.kubernetes {
+fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
+    Ok(match &settings.registration.kubernetes {
         None => None,
         Some(Kubernetes::Kubeconfig { path, context }) => {
             Some(from_kubeconfig(path, context.as_deref())?)
@@ -264,7 +265,11 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
             ca: Ca::File(ca_file.clone()),
             auth: Auth::TokenFile(token_file.clone()),
         }),
-    };
+    })
+}
+
+fn registration(settings: &Settings, workload: &Workload) -> RegistrationPlan {
+    let wanted = &settings.registration;
     let (mode, name) = match wanted.mode {
         RegistrationMode::Istiod => {
             let ip = workload.instance_ips.first().copied();
@@ -275,10 +280,9 @@ fn registration(settings: &Settings, workload: &Workload) -> Result<Registration
         RegistrationMode::Kubernetes => (Mode::Kubernetes, workload.name.clone()),
         RegistrationMode::None => (Mode::None, workload.name.clone()),
     };
-    let kube = kube.filter(|_| mode == Mode::Kubernetes);
     let (force, remove_on_stop) = (wanted.force, wanted.remove_on_stop);
     let leave_delay = wanted.leave_delay;
-    Ok(RegistrationPlan { mode, name, kube, force, remove_on_stop, leave_delay })
+    RegistrationPlan { mode, name, force, remove_on_stop, leave_delay }
 }
 
 /// The limit of each step of a dial to the control plane.

@@ -23,7 +23,7 @@ use crate::controlplane::Dialer;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
-use crate::registry::{Direct, RegistrationState};
+use crate::registry::{Direct, Mode, RegistrationState};
 use crate::sds;
 use crate::secrets::{self, Vault};
 use crate::status::{self, Board, Desk};
@@ -89,10 +89,12 @@ impl Agent {
         let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
         let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
         let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
-        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
+        let Plan { paths, workload, kube, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
-        let direct = direct(registration.kube, &workload, registration.force, &clock)?;
+        let kube = kube.map(|config| Client::new(config, Arc::clone(&clock))).transpose()?;
+        let kube = kube.map(Arc::new);
+        let direct = direct(kube.as_ref(), &workload, &registration, &clock);
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
@@ -210,15 +212,16 @@ pub(super) async fn never_ends(
     Ok(())
 }
 
+/// Our own hand on the WorkloadEntry, in the mode `kubernetes`.
 fn direct(
-    kube: Option<crate::kube::Config>,
+    kube: Option<&Arc<Client>>,
     workload: &Workload,
-    force: bool,
+    registration: &RegistrationPlan,
     clock: &SharedClock,
-) -> Result<Option<Arc<Direct>>, StartError> {
-    let Some(config) = kube else { return Ok(None) };
-    let client = Client::new(config, Arc::clone(clock))?;
-    Ok(Some(Arc::new(Direct::new(client, workload, force, Arc::clone(clock)))))
+) -> Option<Arc<Direct>> {
+    let kube = kube.filter(|_| registration.mode == Mode::Kubernetes)?;
+    let direct = Direct::new(Arc::clone(kube), workload, registration.force, Arc::clone(clock));
+    Some(Arc::new(direct))
 }
 
 fn proxy_peers(envoy: &crate::envoy::Config) -> Peers {

@@ -40,6 +40,12 @@ pub fn rfc3339(at: SystemTime) -> String {
     whole.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
+/// The time that RFC 3339 text tells; `None` for other text.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
+}
+
 /// Writes an optional time as RFC 3339 text, for `serialize_with`.
 ///
 /// # Errors
@@ -71,5 +77,7 @@ mod tests {
         let at = from_unix_seconds(1_790_000_000) + Duration::from_millis(900);
         assert_eq!(rfc3339(at), "2026-09-21T14:13:20Z");
         assert_eq!(unix_seconds(at), 1_790_000_000);
+        assert_eq!(parse_rfc3339("2026-09-21T16:13:20.9+02:00"), Some(at));
+        assert_eq!(parse_rfc3339("yesterday"), None);
     }
 }

@@ -80,10 +80,10 @@ fn deregister(global: &Global) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let clock = clock::system();
         let plan = make_plan(global, &settings, &clock).await.map_err(plan_failure)?;
-        let Some(kube) = plan.registration.kube else { return Ok(()) };
+        let Some(kube) = plan.kube else { return Ok(()) };
         let client = Client::new(kube, Arc::clone(&clock));
         let client = client.map_err(|error| start_failure(StartError::Kube(error)))?;
-        let direct = Direct::new(client, &plan.workload, plan.registration.force, clock);
+        let direct = Direct::new(Arc::new(client), &plan.workload, plan.registration.force, clock);
         direct.remove().await.map_err(|error| {
             let hint = match &error {
                 RemoveError::Kube(error) => error.hint(),

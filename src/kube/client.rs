@@ -1,30 +1,32 @@
 //! HTTP to the API server: every call has a limit of time and size.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use secrecy::ExposeSecret;
-use serde_json::Value;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::error::{KubeError, Verb};
+use super::watch::Watch;
 use super::{Auth, Ca, Config};
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::identity::Roots;
 
-/// An object in a namespace.
+/// A place in the API: an object, or with an empty name the collection that it would be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// API group and version, such as `networking.istio.io/v1`.
+    /// API group and version, such as `networking.istio.io/v1`; `v1` for the core group.
     pub group_version: &'static str,
     /// The plural, such as `workloadentries`.
     pub resource: &'static str,
-    /// Its namespace.
+    /// Its namespace; empty for what belongs to the whole cluster.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -32,13 +34,37 @@ pub struct Object {
 
 impl Object {
     fn path(&self) -> String {
-        let Self { group_version, resource, namespace, name } = self;
-        format!("/apis/{group_version}/namespaces/{namespace}/{resource}/{name}")
+        let mut path = self.collection();
+        if !self.name.is_empty() {
+            path.push('/');
+            path.push_str(&self.name);
+        }
+        path
     }
 
-    fn title(&self) -> String {
-        format!("{} {}/{}", self.resource, self.namespace, self.name)
+    fn collection(&self) -> String {
+        let Self { group_version, resource, namespace, .. } = self;
+        let prefix = if group_version.contains('/') { "apis" } else { "api" };
+        if namespace.is_empty() {
+            format!("/{prefix}/{group_version}/{resource}")
+        } else {
+            format!("/{prefix}/{group_version}/namespaces/{namespace}/{resource}")
+        }
     }
+
+    pub(super) fn title(&self) -> String {
+        let place = [self.namespace.as_str(), self.name.as_str()];
+        let place: Vec<&str> = place.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("{} {}", self.resource, place.join("/")).trim_end().to_owned()
+    }
+}
+
+/// A token that the API server made.
+pub struct IssuedToken {
+    /// The token.
+    pub token: SecretString,
+    /// Its end, which may be sooner than was asked for.
+    pub expires_at: SystemTime,
 }
 
 /// A client of one API server.
@@ -75,6 +101,9 @@ impl Client {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_LIMIT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .http2_keep_alive_timeout(KEEPALIVE_LIMIT)
+            .http2_keep_alive_while_idle(true)
             .timeout(CALL_LIMIT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -114,6 +143,80 @@ impl Client {
         self.call(Verb::Apply, object, request).await
     }
 
+    /// Makes an object that must not exist yet.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; code 409 when it exists.
+    pub async fn create(&self, object: &Object, body: &Value) -> Result<Value, KubeError> {
+        let request = self.request(Method::POST, &object.collection()).json(body);
+        self.call(Verb::Create, object, request).await
+    }
+
+    /// The objects of a collection, as the server's `List`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn list(
+        &self,
+        collection: &Object,
+        label_selector: Option<&str>,
+    ) -> Result<Value, KubeError> {
+        let mut request = self.request(Method::GET, &collection.collection());
+        if let Some(selector) = label_selector {
+            request = request.query(&[("labelSelector", selector)]);
+        }
+        self.call(Verb::List, collection, request).await
+    }
+
+    /// Has a token made for a service account (Kubernetes' TokenRequest). Without audiences it is
+    /// for the API server itself.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses, or answers without a token.
+    pub async fn request_token(
+        &self,
+        account: &Object,
+        audiences: &[&str],
+        life: Duration,
+    ) -> Result<IssuedToken, KubeError> {
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": audiences, "expirationSeconds": life.as_secs()},
+        });
+        let request = self.request(Method::POST, &format!("{}/token", account.path())).json(&body);
+        let answer = self.call(Verb::RequestToken, account, request).await?;
+        let text = |path| answer.pointer(path).and_then(Value::as_str);
+        let expires_at = text("/status/expirationTimestamp").and_then(parse_rfc3339);
+        match (text("/status/token"), expires_at) {
+            (Some(token), Some(expires_at)) => {
+                Ok(IssuedToken { token: SecretString::from(token), expires_at })
+            }
+            _ => Err(KubeError::Rubbish { verb: Verb::RequestToken, what: account.title() }),
+        }
+    }
+
+    /// Watches one object, or a collection, from a revision on: what changes after it is told. The
+    /// server ends a watch after some minutes; a new one goes on from the last revision.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; code 410 when the revision is too old, and the
+    /// object has to be read again.
+    pub async fn watch(&self, object: &Object, revision: &str) -> Result<Watch, KubeError> {
+        let seconds = WATCH_LIMIT.as_secs().to_string();
+        let mut query = vec![("watch", "true"), ("timeoutSeconds", seconds.as_str())];
+        query.push(("resourceVersion", revision));
+        query.push(("allowWatchBookmarks", "true"));
+        let only = format!("metadata.name={}", object.name);
+        if !object.name.is_empty() {
+            query.push(("fieldSelector", only.as_str()));
+        }
+        let limit = WATCH_LIMIT.saturating_add(CALL_LIMIT);
+        let request = self.request(Method::GET, &object.collection()).query(&query).timeout(limit);
+        let response = self.send(Verb::Watch, object, request).await?;
+        Ok(Watch::new(response, object.title(), self.server.clone()))
+    }
+
     /// Deletes an object; one that does not exist is fine.
     ///
     /// # Errors
@@ -136,6 +239,18 @@ impl Client {
         object: &Object,
         request: RequestBuilder,
     ) -> Result<Value, KubeError> {
+        let response = self.send(verb, object, request).await?;
+        let body = self.body(verb, object, response).await?;
+        Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// An answer that is no refusal; its body is not read yet.
+    async fn send(
+        &self,
+        verb: Verb,
+        object: &Object,
+        request: RequestBuilder,
+    ) -> Result<Response, KubeError> {
         let mut headers = HeaderMap::new();
         if let Some(token) = self.auth.bearer(self.clock.0.now())? {
             let bearer = format!("Bearer {}", token.expose_secret());
@@ -145,34 +260,36 @@ impl Client {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
-        let failed = |source: reqwest::Error| KubeError::Transport {
-            verb,
-            what: object.title(),
-            server: self.server.clone(),
-            // The URL stands beside it already.
-            source: source.without_url(),
-        };
-        let response = request.headers(headers).send().await.map_err(failed)?;
+        let response = request.headers(headers).send().await;
+        let response = response.map_err(|source| self.lost(verb, object, source))?;
         let (code, retry_after) = (response.status(), retry_after(&response));
-        let body = bounded(response).await.map_err(failed)?;
-        let body = body.ok_or_else(|| KubeError::TooLarge {
+        if code.is_success() {
+            return Ok(response);
+        }
+        let body = self.body(verb, object, response).await?;
+        let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Err(KubeError::refused(verb, &object.title(), &value, code.as_u16(), retry_after))
+    }
+
+    async fn body(
+        &self,
+        verb: Verb,
+        object: &Object,
+        response: Response,
+    ) -> Result<Zeroizing<Vec<u8>>, KubeError> {
+        let body = bounded(response).await.map_err(|source| self.lost(verb, object, source))?;
+        // It may hold a token.
+        body.map(Zeroizing::new).ok_or_else(|| KubeError::TooLarge {
             verb,
             what: object.title(),
             limit: BODY_BYTES,
-        })?;
-        let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        if code.is_success() {
-            return Ok(value);
-        }
-        let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-        Err(KubeError::Refused {
-            verb,
-            what: object.title(),
-            code: code.as_u16(),
-            reason: text("reason").unwrap_or_else(|| "no reason".to_owned()),
-            message: text("message").unwrap_or_else(|| "it gave no message".to_owned()),
-            retry_after,
         })
+    }
+
+    fn lost(&self, verb: Verb, object: &Object, source: reqwest::Error) -> KubeError {
+        let (what, server) = (object.title(), self.server.clone());
+        // The URL stands beside it already.
+        KubeError::Transport { verb, what, server, source: source.without_url() }
     }
 }
 
@@ -223,6 +340,11 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, KubeError> {
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The API server's own limit is 60 s; nothing that we ask takes longer than moments.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// The server ends a watch after this time.
+const WATCH_LIMIT: Duration = Duration::from_secs(240);
+/// A connection whose server vanished without a word is noticed after their sum.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_LIMIT: Duration = Duration::from_secs(10);
 /// etcd's objects are at most 1.5 MiB.
 const BODY_BYTES: usize = 8 << 20;
 const PEM_BYTES: u64 = 1 << 20;

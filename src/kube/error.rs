@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::backoff::Retry;
 use crate::base::fsio::FileError;
 
@@ -12,18 +14,30 @@ use crate::base::fsio::FileError;
 pub enum Verb {
     /// Server-side apply.
     Apply,
+    /// Make a new one.
+    Create,
     /// Delete.
     Delete,
     /// Read.
     Get,
+    /// Read all.
+    List,
+    /// Make a token of a service account.
+    RequestToken,
+    /// Follow changes.
+    Watch,
 }
 
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Apply => "apply",
+            Self::Create => "create",
             Self::Delete => "delete",
             Self::Get => "get",
+            Self::List => "list",
+            Self::RequestToken => "make a token for",
+            Self::Watch => "watch",
         })
     }
 }
@@ -79,6 +93,14 @@ pub enum KubeError {
         /// The limit.
         limit: usize,
     },
+    /// The answer is not what was asked for.
+    #[error("the Kubernetes API answered {verb} {what} with rubbish")]
+    Rubbish {
+        /// What was asked.
+        verb: Verb,
+        /// Of which object.
+        what: String,
+    },
     /// The server said no.
     #[error("the Kubernetes API refused to {verb} {what}: {message} ({reason}, {code})")]
     Refused {
@@ -98,14 +120,36 @@ pub enum KubeError {
 }
 
 impl KubeError {
+    /// The refusal that a `Status` object tells, under the HTTP status that it came with.
+    pub(super) fn refused(
+        verb: Verb,
+        what: &str,
+        status: &Value,
+        code: u16,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        let text = |field: &str| status.get(field).and_then(Value::as_str).map(str::to_owned);
+        Self::Refused {
+            verb,
+            what: what.to_owned(),
+            code,
+            reason: text("reason").unwrap_or_else(|| "no reason".to_owned()),
+            message: text("message").unwrap_or_else(|| "it gave no message".to_owned()),
+            retry_after,
+        }
+    }
+
     /// Whether it can pass by itself.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             Self::Transport { source, .. } if is_tls(source) => Retry::Later,
             Self::Transport { .. } => Retry::Soon,
-            Self::Refused { code: 429 | 500..=599, .. } => Retry::Soon,
-            Self::Credential(_) | Self::ExpiredToken { .. } | Self::Refused { .. } => Retry::Later,
+            Self::Refused { code: 410 | 429 | 500..=599, .. } => Retry::Soon,
+            Self::Credential(_)
+            | Self::ExpiredToken { .. }
+            | Self::Refused { .. }
+            | Self::Rubbish { .. } => Retry::Later,
             Self::Server { .. } | Self::Tls { .. } | Self::TooLarge { .. } => Retry::Never,
         }
     }
@@ -135,7 +179,7 @@ impl KubeError {
             Self::Refused { code: 409, .. } => {
                 "somebody else owns these fields; --set registration.force=true takes them over"
             }
-            Self::Refused { .. } | Self::TooLarge { .. } => return None,
+            Self::Refused { .. } | Self::Rubbish { .. } | Self::TooLarge { .. } => return None,
             Self::Transport { source, .. } if is_tls(source) => {
                 "check registration.kubernetes.caFile: it must hold the root of this API server"
             }

@@ -1,5 +1,6 @@
 //! Our own hand on the WorkloadEntry, through the Kubernetes API.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::workload::Workload;
 
 /// Applies the entry and keeps it applied.
 pub struct Direct {
-    client: Client,
+    client: Arc<Client>,
     object: Object,
     body: Value,
     force: bool,
@@ -42,7 +43,7 @@ pub enum RemoveError {
 impl Direct {
     /// A hand on this workload's entry. With `force`, fields that others own are taken over.
     #[must_use]
-    pub fn new(client: Client, workload: &Workload, force: bool, clock: SharedClock) -> Self {
+    pub fn new(client: Arc<Client>, workload: &Workload, force: bool, clock: SharedClock) -> Self {
         let object = object(workload);
         let state =
             RegistrationState::new(Mode::Kubernetes, object.namespace.clone(), object.name.clone());
