@@ -51,7 +51,7 @@ pub(super) struct Step {
 
 pub(super) enum Origin {
     File(PathBuf),
-    Asked(Asked),
+    Asked(Box<Asked>),
 }
 
 impl Step {
@@ -277,7 +277,7 @@ impl Ready {
     fn into_origin(self, config: &Config, now: std::time::SystemTime) -> Origin {
         match self {
             Self::File(path) => Origin::File(path),
-            Self::Supplier(supplier) => Origin::Asked(Asked::new(supplier, config, now)),
+            Self::Supplier(supplier) => Origin::Asked(Box::new(Asked::new(supplier, config, now))),
         }
     }
 }

@@ -46,7 +46,10 @@ fn a_token_that_is_renewed_is_worth_a_word_only_when_that_fails() {
     assert_eq!(said(renewed(None), 3500), None);
     assert_eq!(said(renewed(Some("the API server is away")), 2000), None);
     let words = said(renewed(Some("the API server is away")), 3500).unwrap();
-    assert!(words.contains("kubernetes token expires in 1m") && words.contains("mend it"), "{words}");
+    assert!(
+        words.contains("kubernetes token expires in 1m") && words.contains("mend it"),
+        "{words}"
+    );
 }
 
 #[test]
@@ -62,8 +65,12 @@ fn the_view_shows_the_certificate_above_the_tokens() {
     let tokens = state(vec![(Rung::TokenFile, rung(3600, 3600, None))]);
     let view = view(&tokens, None, from_unix_seconds(4000));
     let shown = serde_json::to_value(&view).unwrap();
-    let names: Vec<&str> =
-        shown["rungs"].as_array().unwrap().iter().map(|rung| rung["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = shown["rungs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rung| rung["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["certificate", "token-file"]);
     assert_eq!(shown["rungs"][0]["state"], "absent");
     let file = &shown["rungs"][1];
