@@ -261,12 +261,13 @@ async fn while_the_api_is_away_a_token_file_carries_and_the_rung_says_why_it_doe
     assert_eq!(condition(&status, "credential"), Value::Null, "the file is good for an hour");
     let page = metrics(bed.status_port);
     for line in [
-        "istio_agent_credential_failures_total{rung=\"kubernetes\"} 1",
+        "istio_agent_credential_failures_total{rung=\"token-file\"} 0",
         "istio_agent_credential_expiry_seconds{rung=\"token-file\"} 3",
         "istio_agent_credential_expiry_seconds{rung=\"certificate\"}",
     ] {
         assert!(page.contains(line), "{line} is not in {page}");
     }
+    assert!(!page.contains("istio_agent_credential_failures_total{rung=\"kubernetes\"} 0"));
     let screen = bed.ask(&["status"]);
     assert!(screen.contains("credential     certificate for "), "{screen}");
     assert!(screen.contains(", token-file for 59m"), "{screen}");
