@@ -1,6 +1,7 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod credential;
 mod names;
 mod proxy;
 
@@ -15,6 +16,7 @@ use crate::base::clock::SharedClock;
 use crate::capture::Interception;
 use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
 use crate::controlplane::{self, Dialer, Endpoint};
+use crate::credential::{self as ladder, Ladder};
 use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::health;
@@ -38,6 +40,8 @@ pub struct Plan {
     pub discovery: controlplane::Config,
     /// The line to the certificate service.
     pub ca: controlplane::Config,
+    /// Tokens for istiod.
+    pub credential: ladder::Config,
     /// The vault.
     pub secrets: secrets::Config,
     /// The Kubernetes API, where we may use it.
@@ -118,8 +122,9 @@ pub async fn plan(
         settings.workload.namespace.clone(),
         settings.workload.service_account.clone(),
     );
-    let discovery = line(settings, &settings.mesh.discovery, &id);
-    let ca = line(settings, &settings.mesh.ca, &id);
+    let discovery = line(settings, &settings.mesh.discovery);
+    let ca = line(settings, &settings.mesh.ca);
+    let credential = credential::credential(settings, paths, &id);
     let workload = workload(settings, id.clone(), &discovery, clock).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
@@ -150,6 +155,7 @@ pub async fn plan(
         workload,
         discovery,
         ca,
+        credential,
         secrets,
         kube,
         registration,
@@ -188,7 +194,7 @@ fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     }
 }
 
-fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
+fn line(settings: &Settings, endpoint: &Endpoint) -> controlplane::Config {
     let Mesh { discovery, connect_to, server_name, root_cert, cluster_id, .. } = &settings.mesh;
     // Another host than istiod is not behind istiod's gateway.
     let same_host = endpoint.host == discovery.host;
@@ -197,10 +203,7 @@ fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane
         connect_to: connect_to.clone().filter(|_| same_host),
         server_name: server_name.clone().filter(|_| same_host),
         root_cert: root_cert.clone(),
-        token_file: settings.token_file.clone(),
-        audience: settings.audience.clone(),
         cluster_id: cluster_id.clone(),
-        id: id.clone(),
         step_limit: STEP_LIMIT,
     }
 }
@@ -215,7 +218,7 @@ async fn workload(
     let found = platform::addresses();
     let address = match &wanted.address {
         Some(address) => address.clone(),
-        None => Address::Ip(own_address(discovery, clock, &found).await?),
+        None => Address::Ip(own_address(discovery, &id, clock, &found).await?),
     };
     let mut instance_ips = wanted.instance_ips.clone();
     if instance_ips.is_empty() {
@@ -240,10 +243,13 @@ async fn workload(
 /// of an interface.
 async fn own_address(
     discovery: &controlplane::Config,
+    id: &SpiffeId,
     clock: &SharedClock,
     found: &[IpAddr],
 ) -> Result<IpAddr, PlanError> {
-    let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
+    let tokens = ladder::Config::without_tokens(id.clone());
+    let tokens = Ladder::new(tokens, None, clock.clone());
+    let dialer = Dialer::new(discovery.clone(), tokens, watch::channel(None).1, clock.clone());
     let why = match dialer.resolve().await {
         Ok(istiod) => match source_address_towards(istiod) {
             Ok(ip) => return Ok(ip),

@@ -68,7 +68,9 @@ impl Progress {
     /// A trouble that does not pass by itself ends a join; others are shown once.
     fn judge(&mut self, status: &Value) -> Verdict {
         let conditions = status.pointer("/conditions").and_then(Value::as_array);
-        for condition in conditions.into_iter().flatten() {
+        let conditions = conditions.into_iter().flatten();
+        // Tokens are the renewal's means: whether it gets there without them is its own to say.
+        for condition in conditions.filter(|one| text(one, "/room") != "credential") {
             let what = text(condition, "/what");
             let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
             if text(condition, "/retry") != "soon" {
