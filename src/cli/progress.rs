@@ -1,5 +1,7 @@
 //! The steps of a join, shown while they happen.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::exit::{Exit, Failure};
@@ -20,7 +22,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     shown: Vec<&'static str>,
-    last_trouble: Option<String>,
+    troubles: BTreeSet<String>,
 }
 
 impl Progress {
@@ -77,13 +79,17 @@ impl Progress {
                 let error = anyhow::anyhow!("{what}");
                 return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));
             }
-            if self.last_trouble.as_ref() != Some(&what) {
+            // Its words change with every try where they tell the time.
+            if self.troubles.insert(without_digits(&what)) {
                 self.warn(&format!("{what} (it is tried again)"));
-                self.last_trouble = Some(what);
             }
         }
         Verdict::Waiting
     }
+}
+
+fn without_digits(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
 fn exit_of(condition: &Value) -> Exit {
