@@ -56,8 +56,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "status",
         &[
-            "base", "capture", "dns", "health", "identity", "workload", "ca", "secrets", "sds",
-            "xds", "registry", "envoy",
+            "base", "capture", "dns", "health", "identity", "platform", "workload", "ca",
+            "secrets", "sds", "xds", "registry", "envoy",
         ],
     ),
     (
@@ -115,7 +115,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["kube/"]),
     ("serde_saphyr", &["config/yaml.rs", "kube/kubeconfig.rs", "devmesh/"]),
     ("sd_notify", &["systemd.rs"]),
-    ("sysinfo", &["platform.rs"]),
+    ("sysinfo", &["platform/"]),
     ("axum", &["status/", "devmesh/"]),
     ("tokio::spawn", &[]),
     ("tracker.spawn", &["base/tasks.rs"]),

@@ -56,6 +56,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
         cluster_id: "Kubernetes",
         mesh_id: "",
         metadata: &BTreeMap::new(),
+        platform: &BTreeMap::new(),
         register: Register::None,
         dns_capture: false,
         transparent: false,

@@ -14,6 +14,7 @@ use crate::dns::{self, DnsState};
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
 use crate::identity::IssuedIdentity;
+use crate::platform::FactsState;
 use crate::registry::{RegistrationPhase, RegistrationState};
 use crate::sds::Counters;
 use crate::secrets::RenewalState;
@@ -54,6 +55,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// Who it claims to be.
     pub workload: WorkloadView,
+    /// What is known of the machine and its cloud.
+    pub facts: FactsState,
     /// Its certificate.
     pub identity: IdentityView,
     /// The line to istiod.
@@ -129,7 +132,7 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`, `capture`, `dns`, `health`.
+    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -157,6 +160,8 @@ pub struct Board {
     pub started: Instant,
     /// Who the machine claims to be.
     pub workload: Workload,
+    /// What is known of the machine and its cloud.
+    pub facts: watch::Receiver<FactsState>,
     /// Where istiod is.
     pub endpoint: String,
     /// The vault's current identity.
@@ -196,6 +201,7 @@ impl Board {
         let identity = self.identity(now);
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
+        let facts = self.facts.borrow().clone();
         let conditions = wrong([
             ("identity", &identity.renewal.trouble),
             ("storage", &identity.renewal.storage_trouble),
@@ -204,6 +210,7 @@ impl Board {
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
             ("dns", &dns.trouble),
+            ("facts", &facts.trouble),
         ]);
         Snapshot {
             schema: SCHEMA,
@@ -212,6 +219,7 @@ impl Board {
             phase,
             ready: phase == Phase::Ready,
             workload: self.workload(),
+            facts,
             identity,
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
             registration,
