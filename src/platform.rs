@@ -24,7 +24,7 @@ pub use template::{Syntax, Template, TemplateError};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -95,6 +95,9 @@ pub const METADATA_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254)), 80);
 /// Where cloud-init writes it for everyone to read.
 pub const INSTANCE_DATA: &str = "/run/cloud-init/instance-data.json";
+/// How long a metadata service is asked where nothing waits for it. It is on the machine's own
+/// host, and answers within milliseconds or not at all.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// AWS and Azure have at most 50 tags on a machine.
 pub const TAGS: usize = 64;
 

@@ -108,6 +108,7 @@ fn the_real_envoy_accepts_our_bootstrap_on_ipv4_and_ipv6() {
             cluster_id: "Kubernetes",
             mesh_id: "mesh",
             metadata: &BTreeMap::from([("WORKLOAD_NAME".to_owned(), "client".to_owned())]),
+            platform: &BTreeMap::new(),
             register: Register::Entry("vm1".to_owned()),
             dns_capture: true,
             transparent: false,

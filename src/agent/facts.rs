@@ -13,7 +13,7 @@ use crate::base::clock::{SharedClock, unix_seconds};
 use crate::base::tasks::Tasks;
 use crate::base::trouble::{Trouble, chain};
 use crate::config;
-use crate::platform::{FactsState, MetadataError, Origin, Provider, Record, ask};
+use crate::platform::{FactsState, MetadataError, Origin, PATIENCE, Provider, Record, ask};
 use crate::workload::Address;
 
 /// Follows the cloud's facts, where there is a cloud to ask.
@@ -59,7 +59,7 @@ impl Follower {
         }
         loop {
             tokio::time::sleep(pause).await;
-            pause = match ask(provider, &self.plan.config).await {
+            pause = match ask(provider, &self.plan.config, PATIENCE).await {
                 Ok(told) => {
                     let now = self.clock.now();
                     self.state.send_modify(|state| learn(state, told, now));
@@ -79,9 +79,8 @@ impl Follower {
     /// For the next start.
     fn keep(&self) {
         let state = self.state.borrow().clone();
-        let (Some(machine), Some(at)) = (self.plan.machine.clone(), state.learned_at) else {
-            return;
-        };
+        let Some(at) = state.learned_at else { return };
+        let machine = self.plan.machine.clone();
         let record = Record {
             machine,
             learned_at: unix_seconds(at),

@@ -8,7 +8,7 @@ use super::run::runtime;
 use super::{screen, settings};
 use crate::base::trouble::chain;
 use crate::config::{self, Document};
-use crate::platform::{self, Fact, Facts, ask, survey};
+use crate::platform::{self, Fact, Facts, PATIENCE, ask, survey};
 
 /// Arguments of `facts`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let mut facts = found.facts;
     let trouble = match found.provider {
         None => None,
-        Some(provider) => match runtime()?.block_on(ask(provider, &config)) {
+        Some(provider) => match runtime()?.block_on(ask(provider, &config, PATIENCE)) {
             Ok(told) => {
                 facts.cloud = told.cloud.or(facts.cloud);
                 None

@@ -9,9 +9,10 @@ pub use azure::compute as azure_compute;
 pub use gcp::last_name as gcp_name;
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Config;
 use super::facts::Cloud;
@@ -55,24 +56,24 @@ pub struct Told {
     pub unread: BTreeSet<String>,
 }
 
-/// Asks a cloud for what it knows of this machine.
+/// Asks a cloud for what it knows of this machine, for at most `limit`. What is asked beside the
+/// machine's place may take half of that, and is left out otherwise.
 ///
 /// # Errors
 /// When it does not answer in time, refuses, or something else answers in its place.
-pub async fn ask(provider: Provider, config: &Config) -> Result<Told, MetadataError> {
+pub async fn ask(
+    provider: Provider,
+    config: &Config,
+    limit: Duration,
+) -> Result<Told, MetadataError> {
     let service = Service { address: config.address, cloud: provider.name() };
-    let answer = async {
-        match provider {
-            Provider::Aws => aws::ask(&service, config).await,
-            Provider::Azure => azure::ask(&service, config).await,
-            Provider::Gcp => gcp::ask(&service, config).await,
-        }
+    let extras = Instant::now() + limit / 2;
+    // Boxed: the start of the agent waits for it in many layers.
+    let answer: Pin<Box<dyn Future<Output = _> + Send + '_>> = match provider {
+        Provider::Aws => Box::pin(aws::ask(&service, config, extras)),
+        Provider::Azure => Box::pin(azure::ask(&service, config)),
+        Provider::Gcp => Box::pin(gcp::ask(&service, config, extras)),
     };
-    let silent = |_| MetadataError::Silent { address: config.address, limit: LIMIT };
-    timeout(LIMIT, answer).await.map_err(silent)?
+    let silent = |_| MetadataError::Silent { address: config.address, limit };
+    timeout(limit, answer).await.map_err(silent)?
 }
-
-/// The service is on the machine's own host: it answers within milliseconds or not at all.
-const LIMIT: Duration = Duration::from_secs(5);
-/// What is asked beside the machine's place may take this long; it is left out otherwise.
-const EXTRAS: Duration = Duration::from_millis(300);

@@ -68,7 +68,7 @@ impl Firmware {
 
 pub(super) fn host(firmware: &Firmware, machine_id: &Path) -> Host {
     let said = |text: Result<String, sysinfo::Error>| text.ok().and_then(|text| clean(&text));
-    let whole = hashed(machine_id, MACHINE);
+    let whole = id(machine_id).map(|id| hash(&id, MACHINE));
     Host {
         hostname: super::host_name(),
         machine_id: whole.and_then(|hash| hash.get(..SHOWN).map(str::to_owned)),
@@ -81,23 +81,28 @@ pub(super) fn host(firmware: &Firmware, machine_id: &Path) -> Host {
     }
 }
 
-/// Which machine this is, for what is remembered on its disk: a copy of the disk is another one.
-pub(super) fn machine(firmware: &Firmware, machine_id: &Path) -> Option<String> {
+/// Which machine this is, for what is remembered on its disk: a copy of the disk is another one,
+/// as far as its firmware and its name tell.
+pub(super) fn machine(firmware: &Firmware, host: &Host, machine_id: &Path) -> String {
     let uuid = firmware.uuid.as_deref().unwrap_or_default();
-    hashed(machine_id, &format!("{RECORD} {uuid}"))
+    let name = host.hostname.as_deref().unwrap_or_default();
+    let id = id(machine_id).unwrap_or_default();
+    hash(&id, &format!("{RECORD} {uuid} {name}"))
 }
 
-/// The machine ID as hash for one purpose, as machine-id(5) asks for.
-fn hashed(machine_id: &Path, purpose: &str) -> Option<String> {
+/// The machine ID itself, which never leaves this file.
+fn id(machine_id: &Path) -> Option<String> {
     let id = fsio::read_text(machine_id, LINE).ok()?;
     let id = id.trim();
     // systemd writes a word there while the first boot has not come so far.
-    if id.is_empty() || id == "uninitialized" {
-        return None;
-    }
+    (!id.is_empty() && id != "uninitialized").then(|| id.to_owned())
+}
+
+/// The machine ID as a hash for one purpose, as machine-id(5) asks for.
+fn hash(id: &str, purpose: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, id.as_bytes());
     let hash = hmac::sign(&key, purpose.as_bytes());
-    Some(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Microsoft's tag of every machine in Azure.

@@ -15,7 +15,7 @@ pub struct Survey {
     /// The cloud whose metadata service can tell more; off-cloud there is none.
     pub provider: Option<Provider>,
     /// Which machine this is, for what is remembered on its disk.
-    pub machine: Option<String>,
+    pub machine: String,
 }
 
 /// Looks at the host.
@@ -40,9 +40,7 @@ pub(super) fn survey_at(places: &Places<'_>, config: &Config) -> Survey {
         Source::Metadata(provider) => Some(provider),
         Source::CloudInit | Source::None => None,
     };
-    Survey {
-        provider,
-        machine: host::machine(&firmware, places.machine_id),
-        facts: Facts { host: host::host(&firmware, places.machine_id), cloud },
-    }
+    let host = host::host(&firmware, places.machine_id);
+    let machine = host::machine(&firmware, &host, places.machine_id);
+    Survey { provider, machine, facts: Facts { host, cloud } }
 }

@@ -3,9 +3,6 @@
 
 use std::time::SystemTime;
 
-use tokio::time::timeout;
-
-use crate::base::backoff::Retry;
 use crate::base::clock::{SharedClock, from_unix_seconds};
 use crate::base::trouble::{Trouble, chain};
 use crate::config::{self, Paths};
@@ -21,7 +18,7 @@ pub struct FactsPlan {
     /// How it is asked.
     pub config: platform::Config,
     /// Which machine this is, for what is kept on its disk.
-    pub machine: Option<String>,
+    pub machine: String,
     /// The settings that the facts complete, as the operator wrote them.
     pub wanted: config::Workload,
 }
@@ -37,8 +34,7 @@ pub(super) async fn gather(
     let found = survey(&config);
     let mut state = FactsState { source: source(&found.facts), ..FactsState::default() };
     state.facts = found.facts;
-    let machine = found.machine.as_deref().filter(|_| found.provider.is_some());
-    let record = machine.and_then(|machine| remembered(paths, machine));
+    let record = found.provider.and_then(|_| remembered(paths, &found.machine));
     let complete = record.as_ref().is_some_and(|record| config.tags.is_subset(&record.asked));
     if let Some(record) = record {
         state.learned_at = Some(from_unix_seconds(record.learned_at));
@@ -47,23 +43,14 @@ pub(super) async fn gather(
         // What cloud-init says is of this boot.
         state.facts.cloud = at_once.or(record.cloud);
     }
-    if let Some(provider) = found.provider.filter(|_| has_to_wait(wanted, &state.facts, complete)) {
-        match timeout(wanted.facts.budget, ask(provider, &config)).await {
-            Ok(Ok(told)) => learn(&mut state, told, clock.now()),
-            Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "The cloud did not tell its facts.");
+    let waits = has_to_wait(wanted, &state.facts, complete);
+    if let Some(provider) = found.provider.filter(|_| waits) {
+        match ask(provider, &config, wanted.facts.budget).await {
+            Ok(told) => learn(&mut state, told, clock.now()),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "The cloud did not tell its facts in time.");
                 let (hint, retry) = (error.hint(), error.retry());
                 state.trouble = Some(Trouble::new(&error, hint, retry, clock.now()));
-            }
-            Err(_) => {
-                let (budget, address) = (wanted.facts.budget, config.address);
-                let what = format!(
-                    "the metadata service at {address} did not answer within {budget:?} \
-                     (workload.facts.budget)"
-                );
-                tracing::warn!(what, "The cloud did not tell its facts.");
-                let (hint, since) = (None, clock.now());
-                state.trouble = Some(Trouble { what, hint, retry: Retry::Soon, since });
             }
         }
     }

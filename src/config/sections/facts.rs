@@ -65,8 +65,9 @@ impl Facts {
 fn address(reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let setting = "workload.facts.address";
     let text = reader.text(setting, &METADATA_ADDRESS.to_string())?;
-    let with_port = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, METADATA_ADDRESS.port()));
-    let address = text.parse().ok().or(with_port.ok());
+    let with_port = |ip| SocketAddr::new(ip, METADATA_ADDRESS.port());
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.or_else(|| text.parse::<IpAddr>().ok().map(with_port));
     if address.is_none() {
         reader.wrong(setting, format!("found {text:?}, expected IP:PORT"));
     }

@@ -116,8 +116,11 @@ fn parse(field: &Field, text: &str) -> Result<Template, String> {
     let template: Template = text.parse().map_err(|error: TemplateError| match &error {
         TemplateError::Fact(unknown) => {
             let near = names::nearest(&unknown.name, &Fact::NAMES);
-            let near = near.or(unknown.name.starts_with("cloud.tag").then_some("cloud.tag.KEY"));
-            near.map_or(error.to_string(), |near| format!("{error}: did you mean {near}?"))
+            let is_tag = unknown.name.starts_with("cloud.tag");
+            match near.or(if is_tag { Some("cloud.tag.KEY") } else { None }) {
+                Some(near) => format!("{error}: did you mean {near}?"),
+                None => error.to_string(),
+            }
         }
         _ => error.to_string(),
     })?;

@@ -7,12 +7,16 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::{EXTRAS, Told};
+use super::Told;
 use crate::platform::facts::{Cloud, clean};
 use crate::platform::metadata::{MetadataError, Question, Service, segment};
 use crate::platform::{Config, TAGS};
 
-pub(super) async fn ask(service: &Service, config: &Config) -> Result<Told, MetadataError> {
+pub(super) async fn ask(
+    service: &Service,
+    config: &Config,
+    extras: Instant,
+) -> Result<Told, MetadataError> {
     let token = token(service).await?;
     let headers = [(HeaderName::from_static("x-aws-ec2-metadata-token"), token)];
     let talk = Talk { service, headers: &headers };
@@ -20,7 +24,7 @@ pub(super) async fn ask(service: &Service, config: &Config) -> Result<Told, Meta
     let mut cloud = found
         .and_then(|text| document(text.as_bytes()))
         .ok_or_else(|| service.rubbish(DOCUMENT, "no region"))?;
-    let (tags, unread) = talk.tags(config).await;
+    let (tags, unread) = talk.tags(config, extras).await;
     cloud.instance_name = tags.get(NAME).cloned();
     cloud.tags = tags;
     cloud.tags.retain(|key, _| config.other_tags || config.tags.contains(key));
@@ -70,8 +74,11 @@ impl Talk<'_> {
 
     /// The tag `Name`, and those that are wanted; and those that could not be read in time. Where
     /// tags are not exposed to the machine, which is AWS's default, there are none.
-    async fn tags(&self, config: &Config) -> (BTreeMap<String, String>, BTreeSet<String>) {
-        let deadline = Instant::now() + EXTRAS;
+    async fn tags(
+        &self,
+        config: &Config,
+        deadline: Instant,
+    ) -> (BTreeMap<String, String>, BTreeSet<String>) {
         let mut wanted = config.tags.clone();
         wanted.insert(NAME.to_owned());
         if config.other_tags {

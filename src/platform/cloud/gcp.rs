@@ -6,12 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::time::{Instant, timeout_at};
 
-use super::{EXTRAS, Told};
+use super::Told;
 use crate::platform::facts::{Cloud, clean};
 use crate::platform::metadata::{MetadataError, Question, Service, segment};
 use crate::platform::{Config, TAGS};
 
-pub(super) async fn ask(service: &Service, config: &Config) -> Result<Told, MetadataError> {
+pub(super) async fn ask(
+    service: &Service,
+    config: &Config,
+    extras: Instant,
+) -> Result<Told, MetadataError> {
     let (zone, id, name, size, project) = tokio::try_join!(
         get(service, "instance/zone"),
         get(service, "instance/id"),
@@ -21,7 +25,7 @@ pub(super) async fn ask(service: &Service, config: &Config) -> Result<Told, Meta
     )?;
     let zone = zone.and_then(|zone| last_name(&zone));
     let zone = zone.ok_or_else(|| service.rubbish("instance/zone", "no zone"))?;
-    let (tags, unread) = attributes(service, config).await;
+    let (tags, unread) = attributes(service, config, extras).await;
     let cloud = Cloud {
         name: Some("gcp".to_owned()),
         region: Some(region(&zone).to_owned()),
@@ -50,8 +54,8 @@ fn region(zone: &str) -> &str {
 async fn attributes(
     service: &Service,
     config: &Config,
+    deadline: Instant,
 ) -> (BTreeMap<String, String>, BTreeSet<String>) {
-    let deadline = Instant::now() + EXTRAS;
     let (mut found, mut unread) = (BTreeMap::new(), BTreeSet::new());
     for key in config.tags.iter().take(TAGS) {
         let path = format!("instance/attributes/{}", segment(key));
