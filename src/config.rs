@@ -18,8 +18,8 @@ pub use environment::add as add_environment;
 pub use paths::Paths;
 pub use reader::Effective;
 pub use sections::{
-    Capture, CaptureMode, Dns, Facts, Health, Identity, Kubernetes, Log, Mesh, Proxy, Registration,
-    RegistrationMode, Settings, Status, Templates, Unfilled, Workload,
+    Capture, CaptureMode, Credential, Dns, Facts, Health, Identity, Kubernetes, Log, Mesh, Proxy,
+    Registration, RegistrationMode, Settings, Status, Templates, Unfilled, Workload,
 };
 pub use yaml::{
     Lines, MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value,

@@ -1,6 +1,7 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod credential;
 mod facts;
 mod names;
 mod proxy;
@@ -16,6 +17,7 @@ use crate::base::clock::SharedClock;
 use crate::capture::Interception;
 use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
+use crate::credential::{self as ladder, Ladder};
 use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::health;
@@ -43,6 +45,8 @@ pub struct Plan {
     pub discovery: controlplane::Config,
     /// The line to the certificate service.
     pub ca: controlplane::Config,
+    /// Tokens for istiod.
+    pub credential: ladder::Config,
     /// The vault.
     pub secrets: secrets::Config,
     /// The Kubernetes API, where we may use it.
@@ -132,8 +136,9 @@ pub async fn plan(
         settings.workload.namespace.clone(),
         settings.workload.service_account.clone(),
     );
-    let discovery = line(settings, &settings.mesh.discovery, &id);
-    let ca = line(settings, &settings.mesh.ca, &id);
+    let discovery = line(settings, &settings.mesh.discovery);
+    let ca = line(settings, &settings.mesh.ca);
+    let credential = credential::credential(settings, paths, &id);
     let (workload, facts) = workload(settings, paths, id.clone(), &discovery, clock).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
@@ -170,6 +175,7 @@ pub async fn plan(
         facts,
         discovery,
         ca,
+        credential,
         secrets,
         kube,
         registration,
@@ -208,7 +214,7 @@ fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     }
 }
 
-fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
+fn line(settings: &Settings, endpoint: &Endpoint) -> controlplane::Config {
     let Mesh { discovery, connect_to, server_name, root_cert, cluster_id, .. } = &settings.mesh;
     // Another host than istiod is not behind istiod's gateway.
     let same_host = endpoint.host == discovery.host;
@@ -217,10 +223,7 @@ fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane
         connect_to: connect_to.clone().filter(|_| same_host),
         server_name: server_name.clone().filter(|_| same_host),
         root_cert: root_cert.clone(),
-        token_file: settings.token_file.clone(),
-        audience: settings.audience.clone(),
         cluster_id: cluster_id.clone(),
-        id: id.clone(),
         step_limit: STEP_LIMIT,
     }
 }
@@ -237,16 +240,17 @@ async fn workload(
     let found = platform::addresses();
     let own = async {
         if wanted.has_address() {
-            return Ok(None);
+            return None;
         }
-        own_address(discovery, clock, &found).await.map(Some)
+        Some(own_address(discovery, &id, clock, &found).await)
     };
     let (own, facts) = tokio::join!(own, facts::gather(wanted, paths, clock));
     let known = &facts.state.facts;
     let unfilled = |source| PlanError::Facts { source, why: facts.lack() };
-    let address = match wanted.said_address(known).map_err(unfilled)? {
-        Some(address) => address,
-        None => own?.map(Address::Ip).ok_or_else(|| PlanError::Address { why: String::new() })?,
+    let address = match (wanted.said_address(known).map_err(unfilled)?, own) {
+        (None, Some(own)) => Address::Ip(own?),
+        (None, None) => Address::Ip(own_address(discovery, &id, clock, &found).await?),
+        (Some(address), _) => address,
     };
     let wanted = wanted.complete(known, &address).map_err(unfilled)?;
     let mut instance_ips = wanted.instance_ips.clone();
@@ -277,10 +281,13 @@ fn because(why: &Option<String>) -> String {
 /// of an interface.
 async fn own_address(
     discovery: &controlplane::Config,
+    id: &SpiffeId,
     clock: &SharedClock,
     found: &[IpAddr],
 ) -> Result<IpAddr, PlanError> {
-    let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
+    let tokens = ladder::Config::without_tokens(id.clone());
+    let tokens = Ladder::new(tokens, None, clock.clone());
+    let dialer = Dialer::new(discovery.clone(), tokens, watch::channel(None).1, clock.clone());
     let why = match dialer.resolve().await {
         Ok(istiod) => match source_address_towards(istiod) {
             Ok(ip) => return Ok(ip),

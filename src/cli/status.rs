@@ -66,6 +66,7 @@ fn render(status: &Value) -> String {
         row("labels", labels);
     }
     row("identity", identity(status));
+    row("credential", credential(status));
     let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
     let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
     let line = text(status, "/control_plane/phase");
@@ -105,6 +106,21 @@ fn identity(status: &Value) -> String {
         Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
         None => format!("{id}, no certificate yet"),
     }
+}
+
+/// Each rung with what is left of it.
+fn credential(status: &Value) -> String {
+    let rungs = status.pointer("/credential/rungs").and_then(Value::as_array);
+    let one = |rung: &Value| {
+        let (name, state) = (text(rung, "/name"), text(rung, "/state"));
+        match rung.pointer("/expires_in").and_then(Value::as_i64) {
+            Some(left) if state == "usable" => format!("{name} for {}", span(left)),
+            Some(left) if state == "spent" => format!("{name} SPENT {} ago", span(-left)),
+            _ => format!("{name} {state}"),
+        }
+    };
+    let line = rungs.map(|rungs| rungs.iter().map(one).collect::<Vec<_>>().join(", "));
+    line.filter(|line| !line.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
 fn proxy(status: &Value) -> String {
