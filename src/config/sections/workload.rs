@@ -92,9 +92,9 @@ impl Workload {
     /// Whether anything that a cloud can tell is of use.
     #[must_use]
     pub fn wants_cloud(&self) -> bool {
-        self.templates.facts().any(Fact::is_of_cloud)
-            || !self.facts.labels.is_empty()
-            || (self.locality.is_none() && !self.templates.has(&Field::Locality))
+        let labelled = LOCALITY_LABELS.iter().any(|label| self.labels.contains_key(*label));
+        let placed = self.locality.is_some() || self.templates.has(&Field::Locality) || labelled;
+        !placed || !self.facts.labels.is_empty() || self.templates.facts().any(Fact::is_of_cloud)
     }
 
     /// Whether the address is said: by itself, or by a template.
@@ -114,8 +114,8 @@ impl Workload {
         Ok(filled.or_else(|| self.address.clone()))
     }
 
-    /// The settings with all templates filled in, the tags that become labels, and the cloud's
-    /// place where no locality is said.
+    /// The settings with all templates filled in, and the tags that become labels. Where no
+    /// locality is said, that of a label counts, and then the cloud's place.
     ///
     /// # Errors
     /// With every template that the facts do not fill in, or that breaks a rule then.
@@ -135,10 +135,17 @@ impl Workload {
             filling.wrong("workload.facts.tags", format!("more than {LABELS} labels"));
         }
         if whole.locality.is_none() && !said {
-            whole.locality = place(&facts.cloud);
+            whole.locality = labelled(&whole.labels).or_else(|| place(&facts.cloud));
         }
         filling.finish().map(|()| whole)
     }
+}
+
+/// The locality that a label says, with dots for slashes, which labels cannot have (Istio
+/// `pkg/bootstrap/config.go`).
+fn labelled(labels: &BTreeMap<String, String>) -> Option<Locality> {
+    let said = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label))?;
+    said.replace('.', "/").parse().ok()
 }
 
 /// The cloud's region and zone, as Istio's agent takes them (`pkg/bootstrap/platform`).
@@ -252,5 +259,7 @@ fn ports(reader: &mut Reader<'_>) -> BTreeMap<String, u16> {
     ports
 }
 
+/// In the order in which Istio looks for them.
+const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 /// istiod's limit (istio/api `networking/v1alpha3/workload_entry.proto`).
 const LABELS: usize = 256;
