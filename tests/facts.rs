@@ -388,6 +388,9 @@ async fn what_a_template_lacks_is_said_with_the_reason_and_what_helps() {
     ] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
+    bed.configure(workload.clone(), json!({"budget": "0s"}));
+    let said = text(&bed.command(&["run"]).await.stderr);
+    assert!(said.contains("aws was not waited for"), "{said}");
     bed.configure(workload, json!({"source": "cloud-init"}));
     let said = text(&bed.command(&["run"]).await.stderr);
     assert!(said.contains("is in no cloud that is known"), "{said}");

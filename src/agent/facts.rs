@@ -62,7 +62,7 @@ impl Follower {
             pause = match ask(provider, &self.plan.config, PATIENCE).await {
                 Ok(told) => {
                     let now = self.clock.now();
-                    self.state.send_modify(|state| learn(state, told, now));
+                    self.state.send_modify(|state| learn(state, told, &self.plan.at_once, now));
                     self.keep();
                     self.compare();
                     backoff.reset();

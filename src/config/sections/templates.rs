@@ -179,7 +179,7 @@ impl<'a> Filling<'a> {
     /// A problem that no template makes.
     pub(super) fn wrong(&mut self, setting: &str, what: String) {
         self.wrong = true;
-        self.problems.push(Problem::new("workload.facts", setting, what));
+        self.problems.push(Problem::new("configuration", setting, what));
     }
 
     /// # Errors
