@@ -8,6 +8,7 @@ mod ads;
 mod answer;
 mod apply;
 mod ca;
+mod cloud;
 mod faults;
 mod join;
 mod kube;
@@ -22,6 +23,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub use cloud::{CloudFault, CloudService, Instance};
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
 pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};

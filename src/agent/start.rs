@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, rooms};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, rooms};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -107,10 +107,13 @@ impl Agent {
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
+        let known = plan.facts;
+        let known = facts::follow(&tasks, known, workload.address.clone(), paths.facts(), &clock);
         let board = Arc::new(Board {
             clock,
             started: Instant::now(),
             workload,
+            facts: known,
             endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
             credential: ladder.state(),

@@ -54,6 +54,17 @@ fn render(status: &Value) -> String {
     let name = text(status, "/workload/name");
     let namespace = text(status, "/workload/namespace");
     row("workload", format!("{namespace}/{name} at {}", text(status, "/workload/address")));
+    if let Some(cloud) = status.pointer("/facts/cloud/name").and_then(Value::as_str) {
+        let (zone, source) = (text(status, "/facts/cloud/zone"), text(status, "/facts/source"));
+        row("cloud", format!("{cloud}, zone {zone} (by {source})"));
+    }
+    if let Some(locality) = status.pointer("/workload/locality").and_then(Value::as_str) {
+        row("locality", locality.to_owned());
+    }
+    let labels = labels(status);
+    if !labels.is_empty() {
+        row("labels", labels);
+    }
     row("identity", identity(status));
     row("credential", credential(status));
     let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
@@ -79,6 +90,12 @@ fn render(status: &Value) -> String {
         }
     }
     screen
+}
+
+fn labels(status: &Value) -> String {
+    let labels = status.pointer("/workload/labels").and_then(Value::as_object);
+    let pair = |(key, value): (&String, &Value)| Some(format!("{key}={}", value.as_str()?));
+    labels.into_iter().flatten().filter_map(pair).collect::<Vec<_>>().join(", ")
 }
 
 fn identity(status: &Value) -> String {

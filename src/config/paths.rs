@@ -75,6 +75,12 @@ impl Paths {
         self.state_directory().join("names.pb")
     }
 
+    /// What the cloud said last.
+    #[must_use]
+    pub fn facts(&self) -> PathBuf {
+        self.state_directory().join("facts.json")
+    }
+
     /// `/run/vm-agent`.
     #[must_use]
     pub fn run_directory(&self) -> PathBuf {

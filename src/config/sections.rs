@@ -3,21 +3,25 @@
 mod capture;
 mod credential;
 mod dns;
+mod facts;
 mod health;
 mod identity;
 mod mesh;
 mod proxy;
 mod registration;
+mod templates;
 mod workload;
 
 pub use capture::{Capture, CaptureMode};
 pub use credential::Credential;
 pub use dns::Dns;
+pub use facts::Facts;
 pub use health::Health;
 pub use identity::Identity;
 pub use mesh::Mesh;
 pub use proxy::Proxy;
 pub use registration::{Kubernetes, Registration, RegistrationMode};
+pub use templates::{Templates, Unfilled};
 pub use workload::Workload;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,7 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is read from top to bottom")]
 
+mod templates;
+
 use std::path::PathBuf;
 
 use serde_json::json;

@@ -16,6 +16,7 @@ use crate::dns::{self, DnsState};
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
 use crate::identity::IssuedIdentity;
+use crate::platform::FactsState;
 use crate::registry::{RegistrationPhase, RegistrationState};
 use crate::sds::Counters;
 use crate::secrets::RenewalState;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// Who it claims to be.
     pub workload: WorkloadView,
+    /// What is known of the machine and its cloud.
+    pub facts: FactsState,
     /// Its certificate.
     pub identity: IdentityView,
     /// Certificate and tokens.
@@ -133,7 +136,8 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `credential`, `storage`, `control-plane`, `registration`, `proxy`, `capture`, `dns`, `health`.
+    /// `identity`, `credential`, `storage`, `control-plane`, `registration`, `proxy`, `capture`,
+    /// `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -161,6 +165,8 @@ pub struct Board {
     pub started: Instant,
     /// Who the machine claims to be.
     pub workload: Workload,
+    /// What is known of the machine and its cloud.
+    pub facts: watch::Receiver<FactsState>,
     /// Where istiod is.
     pub endpoint: String,
     /// The vault's current identity.
@@ -205,6 +211,7 @@ impl Board {
         let tokens_trouble = ladder::trouble(&tokens, certificate.as_deref(), now);
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
+        let facts = self.facts.borrow().clone();
         let conditions = wrong([
             ("identity", &identity.renewal.trouble),
             ("credential", &tokens_trouble),
@@ -214,6 +221,7 @@ impl Board {
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
             ("dns", &dns.trouble),
+            ("facts", &facts.trouble),
         ]);
         Snapshot {
             schema: SCHEMA,
@@ -222,6 +230,7 @@ impl Board {
             phase,
             ready: phase == Phase::Ready,
             workload: self.workload(),
+            facts,
             identity,
             credential: ladder::view(&tokens, certificate.as_deref(), now),
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
