@@ -13,6 +13,7 @@ from vm import AGENT, ENVOY
 
 # The test classes, by the name that ARGS gives.
 from capture import *
+from facts import *
 from faults import *
 from health import *
 from joining import *
