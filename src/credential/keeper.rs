@@ -118,20 +118,16 @@ impl Ladder {
     }
 
     fn note_api(&self, change: impl FnOnce(&mut RungState)) {
-        let mut said = None;
+        let mut news = None;
         self.inner.state.send_if_modified(|state| {
             let Some(state) = state.kubernetes_api.as_mut() else { return false };
             let before = state.clone();
             change(state);
-            let what = state.trouble.as_ref().map(|trouble| trouble.what.clone());
-            if what != before.trouble.map(|trouble| trouble.what) && what.is_some() {
-                state.failures = state.failures.saturating_add(1);
-                said = what;
-            }
-            true
+            news = state.news_since(&before).cloned();
+            *state != before
         });
-        if let Some(error) = said {
-            tracing::warn!(error, "The credential for the Kubernetes API is not renewed.");
+        if let Some(trouble) = news {
+            tracing::warn!(%trouble, "The credential for the Kubernetes API cannot be renewed.");
         }
     }
 

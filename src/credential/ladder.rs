@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 
@@ -11,8 +12,9 @@ use super::error::checked;
 use super::gce::Gce;
 use super::kubernetes::{Kubernetes, account};
 use super::{Config, LadderError, Rung, RungError, RungState, Source, SpentRung, State, Token};
+use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
-use crate::base::trouble::chain;
+use crate::base::trouble::Trouble;
 use crate::kube::Client;
 
 /// A usable token, and the rung that it is from.
@@ -51,7 +53,7 @@ pub(super) struct Step {
 
 pub(super) enum Origin {
     File(PathBuf),
-    Asked(Asked),
+    Asked(Box<Asked>),
 }
 
 impl Step {
@@ -171,7 +173,7 @@ impl Ladder {
     }
 
     /// A step's token without asking anybody; `None` when that is its source's part.
-    fn held(&self, step: &Step, now: std::time::SystemTime) -> Option<Result<Token, RungError>> {
+    fn held(&self, step: &Step, now: SystemTime) -> Option<Result<Token, RungError>> {
         let config = &self.inner.config;
         match &step.origin {
             Origin::Asked(asked) => asked.at_hand(now).map(Ok),
@@ -224,27 +226,22 @@ impl Ladder {
         let Config { id, audience, .. } = &self.inner.config;
         let hint = error.hint(rung, id, audience);
         let now = self.inner.clock.now();
-        let new = self.change(rung, |state| state.fail(error, hint, now));
-        if new {
-            let error = chain(error);
-            tracing::warn!(%rung, error, "No new token from this source.");
+        if let Some(trouble) = self.change(rung, |state| state.fail(error, hint, now)) {
+            tracing::warn!(%rung, %trouble, "No token from this source.");
         }
     }
 
-    /// Changes what is known of a rung; true when that was news.
-    fn change(&self, rung: Rung, change: impl FnOnce(&mut RungState)) -> bool {
+    /// Changes what is known of a rung; tells what is wrong with it that was not before.
+    fn change(&self, rung: Rung, change: impl FnOnce(&mut RungState)) -> Option<Trouble> {
+        let mut news = None;
         self.inner.state.send_if_modified(|state| {
             let Some(state) = state.rung_mut(rung) else { return false };
             let before = state.clone();
             change(state);
-            if before.trouble.as_ref().map(|old| &old.what)
-                != state.trouble.as_ref().map(|new| &new.what)
-                && state.trouble.is_some()
-            {
-                state.failures = state.failures.saturating_add(1);
-            }
+            news = state.news_since(&before).cloned();
             *state != before
-        })
+        });
+        news
     }
 
     fn spent(&self) -> LadderError {
@@ -258,10 +255,7 @@ impl Ladder {
             why: state.trouble.as_ref().map_or_else(|| NO_TOKEN.to_owned(), |one| one.what.clone()),
             since: state.since_at(now),
             hint: state.trouble.as_ref().and_then(|one| one.hint.clone()),
-            retry: state
-                .trouble
-                .as_ref()
-                .map_or(crate::base::backoff::Retry::Later, |one| one.retry),
+            retry: state.trouble.as_ref().map_or(Retry::Later, |one| one.retry),
         };
         LadderError::Spent { rungs: state.rungs.iter().map(one).collect() }
     }
@@ -274,10 +268,10 @@ enum Ready {
 }
 
 impl Ready {
-    fn into_origin(self, config: &Config, now: std::time::SystemTime) -> Origin {
+    fn into_origin(self, config: &Config, now: SystemTime) -> Origin {
         match self {
             Self::File(path) => Origin::File(path),
-            Self::Supplier(supplier) => Origin::Asked(Asked::new(supplier, config, now)),
+            Self::Supplier(supplier) => Origin::Asked(Box::new(Asked::new(supplier, config, now))),
         }
     }
 }

@@ -79,7 +79,14 @@ impl RungState {
     /// It failed. A token that it still has stays usable.
     pub(super) fn fail(&mut self, error: &RungError, hint: Option<String>, now: SystemTime) {
         let since = self.trouble.as_ref().map_or(now, |old| old.since);
-        self.trouble = Some(Trouble::new(error, hint, error.retry(), since));
+        let trouble = Trouble::new(error, hint, error.retry(), since);
+        // A useless token is one failure however often it is looked at; a source that was asked
+        // again failed again.
+        let looked_at = matches!(error, RungError::Token(_));
+        if !looked_at || self.trouble.as_ref().map(|old| &old.what) != Some(&trouble.what) {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.trouble = Some(trouble);
         let lives = self.expires_at.is_none_or(|end| end > now);
         let of_source = matches!(
             error,
@@ -99,6 +106,12 @@ impl RungState {
             // The end of the last token says since when there is none.
             _ => {}
         }
+    }
+
+    /// What went wrong, where that is not what went wrong before.
+    pub(super) fn news_since(&self, before: &Self) -> Option<&Trouble> {
+        let old = before.trouble.as_ref().map(|trouble| &trouble.what);
+        self.trouble.as_ref().filter(|new| Some(&new.what) != old)
     }
 
     fn turn(&mut self, phase: Phase, since: SystemTime) {

@@ -250,6 +250,31 @@ mod tests {
     }
 
     #[test]
+    fn joining_again_with_an_old_source_does_not_take_back_a_renewed_token() {
+        use base64::Engine;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("var/lib/vm-agent/kube-token");
+        let join = |account: &str, issued_at: u64| {
+            let claims =
+                format!("{{\"iat\":{issued_at},\"sub\":\"system:serviceaccount:{account}\"}}");
+            let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+            let token = SecretString::from(format!("e30.{claims}.c2ln"));
+            let files =
+                Files { kube_token: Some((path.clone(), token)), ..files(root.path(), "one") };
+            let layout = Layout::apply(&files).unwrap();
+            (layout.changed(), std::fs::read_to_string(&path).unwrap())
+        };
+        let (_, renewed) = join("vms:client", 2000);
+        assert_eq!(mode_of(&path), Some(0o600));
+        assert_eq!(join("vms:client", 1000), (false, renewed.clone()), "the same bundle again");
+        let (changed, fresh) = join("vms:client", 3000);
+        assert!(changed && fresh != renewed, "a new bundle");
+        assert!(join("vms:other", 1000).0, "another account's is no older one");
+        std::fs::write(&path, "rubbish").unwrap();
+        assert!(join("vms:client", 1).0);
+    }
+
+    #[test]
     fn leaving_removes_everything_but_what_others_put_there() {
         let root = tempfile::tempdir().unwrap();
         Layout::apply(&files(root.path(), "one")).unwrap();

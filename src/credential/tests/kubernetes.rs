@@ -192,7 +192,8 @@ async fn while_the_api_server_refuses_the_old_tokens_are_kept_and_it_is_said() {
     assert!(ladder.token().await.is_ok());
     bed.mesh.faults().clear();
     let state = bed.until(&ladder, |state| bed.end(state) == Some(4500)).await;
-    assert_eq!((state.rungs[0].1.trouble.as_ref(), state.rungs[0].1.failures), (None, 1));
+    assert_eq!(state.rungs[0].1.trouble, None);
+    assert!(state.rungs[0].1.failures > 0);
 }
 
 #[tokio::test]
