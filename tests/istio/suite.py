@@ -14,6 +14,7 @@ from vm import AGENT, ENVOY
 # The test classes, by the name that ARGS gives.
 from capture import *
 from credential import *
+from facts import *
 from faults import *
 from health import *
 from joining import *
