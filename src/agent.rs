@@ -1,8 +1,10 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
 mod chronicle;
+mod identity;
 mod plan;
 mod rooms;
+mod roots;
 mod signals;
 mod start;
 mod stop;

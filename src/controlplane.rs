@@ -1,12 +1,15 @@
 //! The line to istiod: where it is, which roots it must show, how we authenticate, and one
 //! connection at a time with errors that say which step failed.
 
+mod alert;
 mod dialer;
 mod endpoint;
 mod error;
 mod token;
+mod trust;
 
 pub use dialer::{Config, Connection, Dialer};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{DialError, Step};
 pub use token::{Token, TokenError};
+pub use trust::{RootFileError, RootQuestion, RootRefresh, Trust, read_roots};

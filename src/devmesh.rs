@@ -8,6 +8,7 @@ mod ads;
 mod answer;
 mod apply;
 mod ca;
+mod csr;
 mod faults;
 mod join;
 mod kube;
@@ -18,10 +19,12 @@ mod seen;
 mod store;
 mod tls;
 mod token;
+mod workload_api;
 
 #[cfg(test)]
 mod tests;
 
+pub use csr::Approval;
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
 pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
@@ -31,6 +34,7 @@ pub use seen::{
 };
 pub use store::{API_VERSION, GROUP, Objects, Resource};
 pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+pub use workload_api::WorkloadApi;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -149,6 +153,7 @@ pub(crate) struct State {
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
     permissions: kube::Permissions,
+    requests: csr::Requests,
     /// Streams per auto-registered entry.
     live: Mutex<BTreeMap<Key, u32>>,
     /// Cancelled to break all connections.
@@ -386,6 +391,29 @@ impl Mesh {
         self.state.permissions.grant(&Account::new(namespace, account), verbs, resource);
     }
 
+    /// Lets a service account make, follow and delete certificate requests.
+    pub fn grant_requests(&self, namespace: &str, account: &str) {
+        let (account, verbs) =
+            (Account::new(namespace, account), ["create", "get", "watch", "delete"]);
+        self.state.permissions.grant_cluster(&account, &verbs, "certificatesigningrequests");
+    }
+
+    /// What becomes of new certificate requests.
+    pub fn set_approval(&self, approval: Approval) {
+        self.state.requests.set_approval(approval);
+    }
+
+    /// The certificate requests, by name, and all changes.
+    #[must_use]
+    pub fn requests(&self) -> watch::Receiver<BTreeMap<String, Value>> {
+        self.state.requests.names()
+    }
+
+    /// Approves and signs a certificate request; false when it is none.
+    pub fn approve_request(&self, name: &str) -> bool {
+        csr::approve(&self.state, name)
+    }
+
     /// A WorkloadEntry, `namespace/name`.
     #[must_use]
     pub fn entry(&self, key: &str) -> Option<Value> {
@@ -475,6 +503,7 @@ impl State {
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
             permissions: kube::Permissions::default(),
+            requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),
             options,

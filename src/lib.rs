@@ -20,6 +20,7 @@ pub mod systemd;
 
 pub mod controlplane;
 pub mod kube;
+pub mod spiffe;
 pub mod workload;
 
 pub mod ca;

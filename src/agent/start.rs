@@ -12,20 +12,19 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, rooms};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
 use crate::base::uds::{self, Peers};
-use crate::ca::IstiodIssuer;
 use crate::config::Paths;
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, Trust};
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
 use crate::registry::{Direct, Mode, RegistrationState};
 use crate::sds;
-use crate::secrets::{self, Vault};
+use crate::secrets::Vault;
 use crate::status::{self, Board, Desk};
 use crate::workload::Workload;
 use crate::xds::{self, Relay};
@@ -45,6 +44,9 @@ pub enum StartError {
     /// The Kubernetes API cannot be used.
     #[error("the Kubernetes API cannot be used")]
     Kube(#[from] KubeError),
+    /// Certificates come through the Kubernetes API, which is not set up.
+    #[error("identity.source is kubernetes, but registration.kubernetes names no Kubernetes API")]
+    NoKubernetes,
     /// The status port is taken.
     #[error("cannot listen at {address} for status")]
     Port {
@@ -81,19 +83,22 @@ impl Agent {
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
-    pub async fn start(plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
+    pub async fn start(mut plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
         join_proxy_group(plan.capture.as_ref())?;
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
+        let kube = client(&mut plan, &clock)?;
+        let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
+        let dialer = |config| {
+            let line = Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
+            line.with_trust(trust.clone())
+        };
+        let ca = dialer(plan.ca.clone());
         let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
-        let Plan { paths, workload, kube, registration, envoy, discovery, capture, .. } = plan;
+        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
-        let kube = kube.map(|config| Client::new(config, Arc::clone(&clock))).transpose()?;
-        let kube = kube.map(Arc::new);
         let direct = direct(kube.as_ref(), &workload, &registration, &clock);
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
@@ -106,6 +111,7 @@ impl Agent {
         let (chronicle, registered, timings) = Chronicle::new(wanted);
         let board = Arc::new(Board {
             clock,
+            skew: plan.secrets.skew,
             started: Instant::now(),
             workload,
             endpoint: discovery.endpoint.to_string(),
@@ -122,8 +128,7 @@ impl Agent {
             timings,
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
-        let stop = tasks.stop_signal();
-        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
+        identity::keep(&tasks, &vault, ca, kube.as_ref())?;
         let registrar = register(&tasks, direct.as_ref());
         let seen = direct.as_ref().map(|direct| direct.state());
         let chronicle = chronicle.run(Arc::clone(&board), seen, says.admission);
@@ -135,6 +140,34 @@ impl Agent {
         let (signals, lock) = (doors.signals, doors.lock);
         Ok(Self { paths, tasks, ends, orders, signals, board, proxy, leaving, draining, lock })
     }
+}
+
+/// The one client of the Kubernetes API, where there is one.
+fn client(plan: &mut Plan, clock: &SharedClock) -> Result<Option<Arc<Client>>, KubeError> {
+    let Some(config) = plan.kube.take() else { return Ok(None) };
+    let client = Client::new(config, Arc::clone(clock))?;
+    Ok(Some(Arc::new(client.measuring(plan.secrets.skew.clone()))))
+}
+
+/// Whom the lines to istiod believe.
+fn trust(
+    tasks: &Tasks,
+    plan: &Plan,
+    vault: &Vault,
+    kube: Option<&Arc<Client>>,
+    clock: &SharedClock,
+) -> Trust {
+    let refresh = kube.map(|kube| {
+        let keeper = roots::Keeper {
+            kube: Arc::clone(kube),
+            namespace: plan.workload.id.namespace().to_string(),
+            root_cert: plan.secrets.root_cert.clone(),
+            vault: vault.clone(),
+            clock: Arc::clone(clock),
+        };
+        roots::keep(tasks, keeper)
+    });
+    Trust { learned: Some(vault.learned_roots()), refresh }
 }
 
 /// Envoy's two doors: its secrets and its configuration.
