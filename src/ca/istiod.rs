@@ -75,9 +75,17 @@ impl Issuer for IstiodIssuer {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Option<SystemTime> {
-        let now = not_before.checked_add(GRACE)?;
-        (now.checked_add(csr.ttl) == Some(not_after)).then_some(now)
+        own_signature(csr.ttl, not_before, not_after)
     }
+}
+
+fn own_signature(
+    ttl: Duration,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Option<SystemTime> {
+    let now = not_before.checked_add(GRACE)?;
+    (now.checked_add(ttl) == Some(not_after)).then_some(now)
 }
 
 /// The leaf, the intermediates, and the last element with one or more roots.
@@ -110,6 +118,15 @@ const MESSAGE_CHARS: usize = 500;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_istiods_own_signature_tells_its_time() {
+        let at = |seconds: u64| crate::base::clock::from_unix_seconds(1_790_000_000 + seconds);
+        let ttl = Duration::from_secs(3600);
+        assert_eq!(own_signature(ttl, at(0), at(3720)), Some(at(120)));
+        assert_eq!(own_signature(ttl, at(0), at(3600)), None, "another CA signed");
+        assert_eq!(own_signature(ttl, at(0), at(3000)), None, "the CA's own end came first");
+    }
 
     #[test]
     fn an_answer_without_a_root_is_rubbish() {

@@ -1,3 +1,6 @@
+mod clocks;
+mod files;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
