@@ -67,10 +67,19 @@ impl Progress {
 
     /// A trouble that does not pass by itself ends a join; others are shown once.
     fn judge(&mut self, status: &Value) -> Verdict {
+        // A person has been asked, and may be at lunch.
+        let asked = text(status, "/identity/renewal/phase") == "approval";
         let conditions = status.pointer("/conditions").and_then(Value::as_array);
         for condition in conditions.into_iter().flatten() {
             let what = text(condition, "/what");
             let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
+            if asked && text(condition, "/room") == "identity" {
+                if self.last_trouble.as_ref() != Some(&what) {
+                    self.warn(&format!("{what}: {}", hint.unwrap_or_default()));
+                    self.last_trouble = Some(what);
+                }
+                continue;
+            }
             if text(condition, "/retry") != "soon" {
                 let error = anyhow::anyhow!("{what}");
                 return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));

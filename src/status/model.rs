@@ -304,7 +304,8 @@ fn clock_trouble(skew: &Skew) -> Option<Trouble> {
     (skew.certain() > FAR_OFF).then(|| Trouble {
         what: format!("this machine's clock is {}", skew.words()),
         hint: Some("set it: `timedatectl set-ntp true`".to_owned()),
-        retry: Retry::Later,
+        // A time service may do so any moment.
+        retry: Retry::Soon,
         since: skew.measured_at,
     })
 }
