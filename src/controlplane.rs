@@ -8,6 +8,7 @@ mod error;
 mod token;
 mod trust;
 
+pub use alert::RefusedCertificate;
 pub use dialer::{Config, Connection, Dialer};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{DialError, Step};

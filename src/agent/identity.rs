@@ -22,6 +22,14 @@ pub(super) fn keep(
     let (vault, stop) = (vault.clone(), tasks.stop_signal());
     match vault.source().clone() {
         Source::Istiod => {
+            let (refused, renewed) = (line.trust().refused.clone(), vault.clone());
+            tasks.spawn("refusals", async move {
+                loop {
+                    // What istiod does not trust any more is of no use, however long it is valid.
+                    refused.next().await;
+                    renewed.renew_now();
+                }
+            });
             let issuer = IstiodIssuer::new(line);
             tasks.critical("renewal", never_ends(renew(vault, issuer, stop)));
         }

@@ -167,7 +167,7 @@ fn trust(
         };
         roots::keep(tasks, keeper)
     });
-    Trust { learned: Some(vault.learned_roots()), refresh }
+    Trust { learned: Some(vault.learned_roots()), refresh, ..Trust::default() }
 }
 
 /// Envoy's two doors: its secrets and its configuration.

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
-use super::alert::{Heard, RefusedCertificate};
+use super::alert::Heard;
 use super::error::{DialError, Step, tls_failure};
 use super::{Endpoint, Token, TokenError, Trust, read_roots};
 use crate::base::clock::SharedClock;
@@ -65,7 +65,6 @@ pub struct Dialer {
     identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
     clock: SharedClock,
     trust: Trust,
-    refused: RefusedCertificate,
 }
 
 impl Dialer {
@@ -76,8 +75,7 @@ impl Dialer {
         identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
         clock: SharedClock,
     ) -> Self {
-        let (config, trust) = (Arc::new(config), Trust::default());
-        Self { config, identity, clock, trust, refused: RefusedCertificate::default() }
+        Self { config: Arc::new(config), identity, clock, trust: Trust::default() }
     }
 
     /// Trusts more than the root file, and has newer roots fetched where a dial meets unknown ones.
@@ -122,8 +120,8 @@ impl Dialer {
     }
 
     /// Connects. Our certificate is offered only when it is valid by the clock: istiod fails the
-    /// handshake of an expired one even when a good token follows. One that istiod refused at the
-    /// last dial is left out, so that the token gets its chance. Where istiod's root is unknown and
+    /// handshake of an expired one even when a good token follows. One that istiod has just refused
+    /// is left out, so that the token gets its chance. Where istiod's root is unknown and
     /// newer ones can be fetched, it is dialled again with them.
     ///
     /// # Errors
@@ -143,11 +141,12 @@ impl Dialer {
         let local = tcp.local_addr().map_err(|source| self.unreachable(peer, source))?;
         let current = self.identity.borrow().clone();
         let current = current.filter(|identity| identity.is_valid_at(self.clock.now()));
-        let current = current.filter(|identity| !self.refused.take(identity.serial()));
+        let current = current.filter(|identity| !self.trust.refused.is(identity.serial()));
         let with_certificate = current.is_some();
         let inner = self.handshake(tcp, &roots, current.as_deref()).await?;
-        let serial = current.map(|identity| identity.serial().to_owned());
-        let channel = self.http2(Heard { inner, refused: self.refused.clone(), serial }).await?;
+        let offered = current.map(|identity| identity.serial().to_owned());
+        let refused = self.trust.refused.clone();
+        let channel = self.http2(Heard { inner, refused, offered }).await?;
         Ok(Connection { channel, local, peer, with_certificate })
     }
 
@@ -232,7 +231,7 @@ impl Dialer {
             Ok(Ok(tls)) => Ok(tls),
             Ok(Err(error)) => {
                 if let Some(identity) = identity {
-                    self.refused.note(&error, identity.serial());
+                    self.trust.refused.note(&error, identity.serial());
                 }
                 Err(tls_failure(error, &self.config, &name, roots))
             }

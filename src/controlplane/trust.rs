@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::RefusedCertificate;
 use crate::base::fsio::{self, FileError};
 use crate::identity::{Roots, RootsError};
 
@@ -36,14 +37,16 @@ pub fn read_roots(path: &Path) -> Result<Roots, RootFileError> {
     Roots::from_pem(&pem).map_err(|source| RootFileError::Roots { path: path.to_owned(), source })
 }
 
-/// What is trusted beside the root file, and who can fetch newer roots. The default is nothing and
-/// nobody.
+/// What is trusted beside the root file, who can fetch newer roots, and how istiod sees us. The
+/// default is nothing and nobody. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     /// Roots that the mesh itself told us.
     pub learned: Option<watch::Receiver<Option<Roots>>>,
     /// Who fetches newer ones.
     pub refresh: Option<RootRefresh>,
+    /// The certificate that istiod does not trust.
+    pub refused: RefusedCertificate,
 }
 
 impl Trust {
