@@ -5,12 +5,10 @@ mod alert;
 mod dialer;
 mod endpoint;
 mod error;
-mod token;
 mod trust;
 
 pub use alert::RefusedCertificate;
-pub use dialer::{Config, Connection, Dialer};
+pub use dialer::{Config, Connection, Dialer, Headers};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{DialError, Step};
-pub use token::{Token, TokenError};
 pub use trust::{RootFileError, RootQuestion, RootRefresh, Trust, read_roots};

@@ -18,10 +18,13 @@ pub mod identity;
 pub mod platform;
 pub mod systemd;
 
-pub mod controlplane;
 pub mod kube;
 pub mod spiffe;
 pub mod workload;
+
+pub mod credential;
+
+pub mod controlplane;
 
 pub mod ca;
 pub mod envoy;

@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, identity, rooms, roots};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
 use crate::base::uds::{self, Peers};
 use crate::config::Paths;
 use crate::controlplane::{Dialer, Trust};
+use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
@@ -90,9 +91,10 @@ impl Agent {
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;
         let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
+        let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
         let dialer = |config| {
-            let line = Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
-            line.with_trust(trust.clone())
+            Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock))
+                .with_trust(trust.clone())
         };
         let ca = dialer(plan.ca.clone());
         let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
@@ -109,13 +111,17 @@ impl Agent {
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
+        let known = plan.facts;
+        let known = facts::follow(&tasks, known, workload.address.clone(), paths.facts(), &clock);
         let board = Arc::new(Board {
             clock,
             skew: plan.secrets.skew,
             started: Instant::now(),
             workload,
+            facts: known,
             endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
+            credential: ladder.state(),
             renewal: vault.renewal(),
             upstream: relay.state(),
             registration: registered,
@@ -128,6 +134,7 @@ impl Agent {
             timings,
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
+        rooms::credential(&tasks, ladder, &vault);
         identity::keep(&tasks, &vault, ca, kube.as_ref())?;
         let registrar = register(&tasks, direct.as_ref());
         let seen = direct.as_ref().map(|direct| direct.state());

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use rand::RngExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::Due;
+use super::schedule::{Due, renewal_share};
 use super::vault::CLOCK_HINT;
 use super::{RenewalPhase, Vault};
 use crate::base::backoff::{Backoff, Retry};
@@ -64,8 +63,7 @@ impl<I: Issuer> Rotation<I> {
             Some((serial, due)) if serial == current.serial() => Some(*due),
             _ => {
                 let config = self.vault.config();
-                let jitter = rand::rng().random_range(-1.0..=1.0) * config.jitter;
-                let share = config.renew_at + jitter;
+                let share = renewal_share(config.renew_at, config.jitter, &mut rand::rng());
                 let due = Due::new(current.received_at(), current.not_after(), share, now);
                 self.planned = Some((current.serial().to_owned(), due));
                 Some(due)

@@ -36,7 +36,7 @@ impl Identity {
             reader.wrong("identity.ttl", what);
         }
         let renew_at = reader.share("identity.renewAt", 0.5, 0.1, 0.95);
-        let renew_jitter = reader.share("identity.renewJitter", 0.05, 0.0, 0.1);
+        let renew_jitter = reader.share("identity.renewJitter", 0.15, 0.0, 0.3);
         let export = reader.path("identity.exportDirectory", "");
         Some(Self {
             source: source?,
