@@ -92,12 +92,9 @@ impl Agent {
         let kube = client(&mut plan, &clock)?;
         let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
-        let dialer = |config| {
-            Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock))
-                .with_trust(trust.clone())
-        };
-        let ca = dialer(plan.ca.clone());
-        let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
+        let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
+        let ca = dialer.with_trust(trust);
+        let (relay, says) = open_relay(&plan, ca.towards(&plan.discovery), &clock, &tasks);
         let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);

@@ -91,6 +91,12 @@ impl Dialer {
         self
     }
 
+    /// The same dialer for another server of the control plane.
+    #[must_use]
+    pub fn towards(&self, config: &Config) -> Self {
+        Self { config: Arc::new(config.clone()), ..self.clone() }
+    }
+
     /// What is trusted beside the root file.
     #[must_use]
     pub fn trust(&self) -> &Trust {
