@@ -21,6 +21,7 @@ from joining import *
 from names import *
 from renewal import *
 from shapes import *
+from sources import *
 from story import *
 
 if __name__ == "__main__":
