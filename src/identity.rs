@@ -1,12 +1,14 @@
 //! Who this machine is: SPIFFE ID, key pair, CSR, and verified certificates. It opens no file and
 //! no socket.
 
+mod claims;
 mod issued;
 mod key;
 mod roots;
 mod spiffe_id;
 
+pub use claims::TokenClaims;
 pub use issued::{Candidate, IssuedIdentity, Refusal};
 pub use key::{KeyAlgorithm, KeyError, KeyPair};
-pub use roots::{Roots, RootsError};
+pub use roots::{RootCertificate, Roots, RootsError};
 pub use spiffe_id::{Namespace, ServiceAccount, SpiffeId, SpiffeIdError, TrustDomain};

@@ -51,6 +51,18 @@ impl Paths {
         self.state_directory().join("istio-token")
     }
 
+    /// The token for the Kubernetes API that `join` placed, and the agent renews.
+    #[must_use]
+    pub fn kube_token_file(&self) -> PathBuf {
+        self.state_directory().join("kube-token")
+    }
+
+    /// The roots of the Kubernetes API that `join` placed.
+    #[must_use]
+    pub fn kube_ca(&self) -> PathBuf {
+        self.config_directory().join("kube-ca.pem")
+    }
+
     /// What was done to the host's rules.
     #[must_use]
     pub fn capture_journal(&self) -> PathBuf {

@@ -14,8 +14,12 @@ pub struct Files {
     pub config: (PathBuf, String),
     /// The mesh's roots.
     pub root_cert: Option<(PathBuf, String)>,
-    /// The token.
+    /// The roots of the Kubernetes API.
+    pub kube_ca: Option<(PathBuf, String)>,
+    /// The token for istiod.
     pub token: Option<(PathBuf, SecretString)>,
+    /// The token for the Kubernetes API.
+    pub kube_token: Option<(PathBuf, SecretString)>,
     /// A directory for state, mode 0700.
     pub state_directory: PathBuf,
     /// A directory for sockets and what lives as long as the agent, mode 0755.
@@ -95,10 +99,10 @@ impl Layout {
         self.ours = vec![files.state_directory.clone(), files.run_directory.clone()];
         self.directory(&files.state_directory, 0o700)?;
         self.directory(&files.run_directory, 0o755)?;
-        if let Some((path, pem)) = &files.root_cert {
+        for (path, pem) in files.root_cert.iter().chain(&files.kube_ca) {
             self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
         }
-        if let Some((path, token)) = &files.token {
+        for (path, token) in files.token.iter().chain(&files.kube_token) {
             self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
         }
         // The configuration comes last: with it the machine counts as joined.
@@ -170,7 +174,9 @@ mod tests {
         Files {
             config: (root.join("etc/vm-agent/config.yaml"), "a: 1\n".to_owned()),
             root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
+            kube_ca: Some((root.join("etc/vm-agent/kube-ca.pem"), "pem".to_owned())),
             token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
+            kube_token: Some((root.join("var/lib/vm-agent/kube-token"), SecretString::from("k"))),
             state_directory: root.join("var/lib/vm-agent"),
             run_directory: root.join("run/vm-agent"),
         }

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
 use super::{Auth, Ca, Config};
@@ -67,6 +68,15 @@ pub struct IssuedToken {
     pub expires_at: SystemTime,
 }
 
+/// A Secret of the service account's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Its name.
+    pub name: String,
+    /// Its UID: another Secret of that name is not meant.
+    pub uid: String,
+}
+
 /// A client of one API server.
 #[derive(Debug)]
 pub struct Client {
@@ -91,14 +101,22 @@ impl Client {
     /// # Errors
     /// When the URL, the roots or the client certificate cannot be used.
     pub fn new(config: Config, clock: SharedClock) -> Result<Self, KubeError> {
-        let server = config.server.trim_end_matches('/').to_owned();
-        let wrong = || KubeError::Server { found: server.clone() };
-        let url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
-        if url.scheme() != "https" || url.host_str().is_none() || url.path() != "/" {
+        let mut server = config.server.trim_end_matches('/').to_owned();
+        let wrong = || KubeError::Server { found: config.server.clone() };
+        let mut url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || url.host_str().is_none() || !plain {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if let Some(name) = config.tls_server_name.as_deref() {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            url.set_host(Some(name)).map_err(|_| wrong())?;
+            builder = builder.dns_resolver(Arc::new(Elsewhere { host }));
+            server = url.as_str().trim_end_matches('/').to_owned();
+        }
+        let http = builder
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -179,10 +197,36 @@ impl Client {
         audiences: &[&str],
         life: Duration,
     ) -> Result<IssuedToken, KubeError> {
+        self.ask_for_token(
+            account,
+            json!({"audiences": audiences, "expirationSeconds": life.as_secs()}),
+        )
+        .await
+    }
+
+    /// As [`Client::request_token`], a token that ends with a Secret: once the Secret is deleted, no
+    /// server takes the token any more.
+    ///
+    /// # Errors
+    /// As [`Client::request_token`]; code 409 or 404 when there is no such Secret.
+    pub async fn request_bound_token(
+        &self,
+        account: &Object,
+        audiences: &[&str],
+        life: Duration,
+        secret: &SecretRef,
+    ) -> Result<IssuedToken, KubeError> {
+        let SecretRef { name, uid } = secret;
+        let bound = json!({"apiVersion": "v1", "kind": "Secret", "name": name, "uid": uid});
+        let seconds = life.as_secs();
+        let spec =
+            json!({"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": bound});
+        self.ask_for_token(account, spec).await
+    }
+
+    async fn ask_for_token(&self, account: &Object, spec: Value) -> Result<IssuedToken, KubeError> {
         let body = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"audiences": audiences, "expirationSeconds": life.as_secs()},
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
         });
         let request = self.request(Method::POST, &format!("{}/token", account.path())).json(&body);
         let answer = self.call(Verb::RequestToken, account, request).await?;

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::kubernetes;
 use crate::agent::{Plan, StartError};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
@@ -17,23 +18,36 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
 use crate::cli::progress::Progress;
 use crate::cli::run::{make_plan, plan_failure, start_failure};
-use crate::config::Settings;
-use crate::controlplane::{Dialer, Token};
+use crate::cli::service;
+use crate::config::{Kubernetes, Settings};
+use crate::controlplane::{Dialer, Token, TokenError};
 use crate::envoy::version_of;
 use crate::identity::{Roots, SpiffeId};
 use crate::join::Files;
 
+/// What is checked.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) global: &'a Global,
+    pub(super) settings: &'a Settings,
+    /// The command that makes a fresh bundle; empty without one.
+    pub(super) renew_with: &'a str,
+    /// Whether this process becomes the daemon.
+    pub(super) foreground: bool,
+}
+
 /// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
 /// the control plane.
 pub(super) async fn all(
-    global: &Global,
-    settings: &Settings,
-    files: &Files,
+    inputs: &Inputs<'_>,
+    files: &mut Files,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
+    let Inputs { global, settings, renew_with, foreground } = *inputs;
     let clock = clock::system();
-    token(settings, files, &clock, progress)?;
+    token(inputs, files, &clock, progress)?;
     let scratch = Scratch::new(settings, files)?;
+    kubernetes::check(&scratch.settings, files, renew_with, &clock, progress).await?;
     let plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
     let version = version_of(&plan.envoy.binary).await;
     let version = version.map_err(|error| {
@@ -41,18 +55,22 @@ pub(super) async fn all(
         Failure::new(Exit::Proxy, error).hint(hint)
     })?;
     progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
-    running(&plan)?;
-    ports(settings, &plan)?;
+    // The service that runs already is started anew, and holds the ports meanwhile.
+    if foreground || !is_running(&plan) || !service::is_ours(global) {
+        running(&plan)?;
+        ports(settings, &plan)?;
+    }
     control_plane(&plan, &clock, progress).await
 }
 
 /// A token that is known to be useless is said before it is sent.
 fn token(
-    settings: &Settings,
-    files: &Files,
+    inputs: &Inputs<'_>,
+    files: &mut Files,
     clock: &SharedClock,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
+    let Inputs { settings, renew_with, .. } = *inputs;
     let token = match (&files.token, &settings.token_file) {
         (Some((_, token)), _) => Token::parse(token.expose_secret()),
         (None, Some(path)) => Token::read(path),
@@ -65,8 +83,16 @@ fn token(
     );
     let now = clock.now();
     let checked = token.and_then(|token| token.check(&id, &settings.audience, now).map(|()| token));
+    if let Err(error @ TokenError::Expired { .. }) = &checked
+        && files.kube_token.is_some()
+    {
+        // The agent makes its own with its credential for the Kubernetes API, which is checked.
+        progress.warn(&format!("{error}; it is left out"));
+        files.token = None;
+        return Ok(());
+    }
     let token = checked.map_err(|error| {
-        let hint = error.hint();
+        let hint = kubernetes::fresh_bundle(renew_with).or_else(|| error.hint());
         Failure::new(Exit::Credential, error).hint(hint)
     })?;
     let left = token.expires_at().and_then(|end| end.duration_since(now).ok());
@@ -97,14 +123,24 @@ impl Scratch {
             fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
             settings.mesh.root_cert = path;
         }
+        if let (Some((_, pem)), Some(Kubernetes::Parts { ca_file, .. })) =
+            (&files.kube_ca, &mut settings.registration.kubernetes)
+        {
+            let path = directory.path().join("kube-ca.pem");
+            fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
+            *ca_file = path;
+        }
         Ok(Self { settings, _directory: directory })
     }
 }
 
+fn is_running(plan: &Plan) -> bool {
+    std::fs::File::open(plan.paths.lock_file()).is_ok_and(|file| file.try_lock().is_err())
+}
+
 fn running(plan: &Plan) -> Result<(), Failure> {
     let path = plan.paths.lock_file();
-    let held = std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-    if held { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
+    if is_running(plan) { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
 }
 
 /// The ports that the agent and Envoy need on this machine.
