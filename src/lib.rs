@@ -25,6 +25,7 @@ pub mod workload;
 pub mod ca;
 pub mod envoy;
 pub mod join;
+pub mod operator;
 pub mod registry;
 pub mod xds;
 

@@ -18,6 +18,7 @@ use crate::capture::Capture;
 use crate::config::{self, Document, Paths, Settings};
 use crate::join::{Files, Layout, Source};
 
+pub(super) use kubernetes::fresh_bundle;
 pub(super) use source::bundle as read_bundle;
 
 /// Arguments of `join`.

@@ -80,7 +80,7 @@ fn expired(end: SystemTime, now: SystemTime, renew_with: &str) -> Failure {
 }
 
 /// The way to a new bundle.
-pub(super) fn fresh_bundle(renew_with: &str) -> Option<String> {
+pub(in crate::cli) fn fresh_bundle(renew_with: &str) -> Option<String> {
     let hint = |command| format!("make a fresh bundle where the cluster is operated: `{command}`");
     (!renew_with.is_empty()).then(|| hint(renew_with))
 }
