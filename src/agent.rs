@@ -1,6 +1,7 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
 mod chronicle;
+mod facts;
 mod plan;
 mod rooms;
 mod signals;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use plan::{CapturePlan, Plan, PlanError, RegistrationPlan, plan};
+pub use plan::{CapturePlan, FactsPlan, Plan, PlanError, RegistrationPlan, plan};
 pub use start::StartError;
 
 use crate::base::tasks::{Ended, Tasks};

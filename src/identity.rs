@@ -1,5 +1,5 @@
-//! Who this machine is: SPIFFE ID, key pair, CSR, and verified certificates. It opens no file and
-//! no socket.
+//! Who this machine is: SPIFFE ID, key pair, CSR, verified certificates, and what a token says of
+//! its bearer. It opens no file and no socket.
 
 mod claims;
 mod issued;
@@ -7,7 +7,7 @@ mod key;
 mod roots;
 mod spiffe_id;
 
-pub use claims::TokenClaims;
+pub use claims::{Account, BoundObject, Claims, ClaimsError};
 pub use issued::{Candidate, IssuedIdentity, Refusal};
 pub use key::{KeyAlgorithm, KeyError, KeyPair};
 pub use roots::{RootCertificate, Roots, RootsError};

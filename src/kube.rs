@@ -9,7 +9,7 @@ mod kubeconfig;
 mod watch;
 
 pub use auth::Auth;
-pub use client::{Client, IssuedToken, Object, SecretRef};
+pub use client::{Client, IssuedToken, Object};
 pub use error::{KubeError, Verb};
 pub use kubeconfig::{Chosen, KubeconfigError, Kubeconfigs, from_kubeconfig, from_kubeconfigs};
 pub use watch::{Watch, WatchEvent};

@@ -1,6 +1,8 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod credential;
+mod facts;
 mod names;
 mod proxy;
 
@@ -13,8 +15,9 @@ use tokio::sync::watch;
 
 use crate::base::clock::SharedClock;
 use crate::capture::Interception;
-use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
+use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
+use crate::credential::{self as ladder, Ladder};
 use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::health;
@@ -27,6 +30,8 @@ use crate::status;
 use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
 
 pub use capture::CapturePlan;
+pub use facts::FactsPlan;
+pub(super) use facts::learn;
 
 /// What the rooms are made with.
 pub struct Plan {
@@ -34,10 +39,14 @@ pub struct Plan {
     pub paths: Paths,
     /// Who the machine is.
     pub workload: Workload,
+    /// What is known of it, and who can tell more.
+    pub facts: FactsPlan,
     /// The line to istiod.
     pub discovery: controlplane::Config,
     /// The line to the certificate service.
     pub ca: controlplane::Config,
+    /// Tokens for istiod.
+    pub credential: ladder::Config,
     /// The vault.
     pub secrets: secrets::Config,
     /// The Kubernetes API, where we may use it.
@@ -88,6 +97,15 @@ pub enum PlanError {
     /// What root's programs do could not be told from what the proxy does.
     #[error("capture.mode: the proxy must not run as root where traffic is captured (proxy.user)")]
     CaptureOfRoot,
+    /// Templates cannot be filled in.
+    #[error("the settings of the workload cannot be completed{}", because(.why))]
+    Facts {
+        /// Which, and what they lack.
+        #[source]
+        source: Unfilled,
+        /// Why the cloud's facts are not known.
+        why: Option<String>,
+    },
     /// A group of a setting does not exist.
     #[error("there is no group {name:?} on this machine")]
     Group {
@@ -118,17 +136,23 @@ pub async fn plan(
         settings.workload.namespace.clone(),
         settings.workload.service_account.clone(),
     );
-    let discovery = line(settings, &settings.mesh.discovery, &id);
-    let ca = line(settings, &settings.mesh.ca, &id);
-    let workload = workload(settings, id.clone(), &discovery, clock).await?;
+    let discovery = line(settings, &settings.mesh.discovery);
+    let ca = line(settings, &settings.mesh.ca);
+    let credential = credential::credential(settings, paths, &id);
+    let (workload, facts) = workload(settings, paths, id.clone(), &discovery, clock).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let kube = kubernetes(settings)?;
     let registration = registration(settings, &workload);
     let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
     let names = names::names(settings, paths, capture.is_some());
-    let inputs =
-        proxy::Inputs { settings, paths, workload: &workload, registration: &registration };
+    let inputs = proxy::Inputs {
+        settings,
+        paths,
+        workload: &workload,
+        facts: &facts,
+        registration: &registration,
+    };
     let transparent = settings.capture.interception == Interception::Tproxy && capture.is_some();
     let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
@@ -148,8 +172,10 @@ pub async fn plan(
     Ok(Plan {
         paths,
         workload,
+        facts,
         discovery,
         ca,
+        credential,
         secrets,
         kube,
         registration,
@@ -188,7 +214,7 @@ fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     }
 }
 
-fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
+fn line(settings: &Settings, endpoint: &Endpoint) -> controlplane::Config {
     let Mesh { discovery, connect_to, server_name, root_cert, cluster_id, .. } = &settings.mesh;
     // Another host than istiod is not behind istiod's gateway.
     let same_host = endpoint.host == discovery.host;
@@ -197,53 +223,71 @@ fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane
         connect_to: connect_to.clone().filter(|_| same_host),
         server_name: server_name.clone().filter(|_| same_host),
         root_cert: root_cert.clone(),
-        token_file: settings.token_file.clone(),
-        audience: settings.audience.clone(),
         cluster_id: cluster_id.clone(),
-        id: id.clone(),
         step_limit: STEP_LIMIT,
     }
 }
 
+/// The machine's address and the cloud's facts are found out side by side.
 async fn workload(
     settings: &Settings,
+    paths: &Paths,
     id: SpiffeId,
     discovery: &controlplane::Config,
     clock: &SharedClock,
-) -> Result<Workload, PlanError> {
+) -> Result<(Workload, FactsPlan), PlanError> {
     let wanted = &settings.workload;
     let found = platform::addresses();
-    let address = match &wanted.address {
-        Some(address) => address.clone(),
-        None => Address::Ip(own_address(discovery, clock, &found).await?),
+    let own = async {
+        if wanted.has_address() {
+            return None;
+        }
+        Some(own_address(discovery, &id, clock, &found).await)
     };
+    let (own, facts) = tokio::join!(own, facts::gather(wanted, paths, clock));
+    let known = &facts.state.facts;
+    let unfilled = |source| PlanError::Facts { source, why: facts.lack() };
+    let address = match (wanted.said_address(known).map_err(unfilled)?, own) {
+        (None, Some(own)) => Address::Ip(own?),
+        (None, None) => Address::Ip(own_address(discovery, &id, clock, &found).await?),
+        (Some(address), _) => address,
+    };
+    let wanted = wanted.complete(known, &address).map_err(unfilled)?;
     let mut instance_ips = wanted.instance_ips.clone();
     if instance_ips.is_empty() {
         instance_ips.extend(address.ip());
         instance_ips.extend(found.into_iter().filter(|ip| Some(*ip) != address.ip()));
     }
-    Ok(Workload {
-        name: wanted.name.clone().or_else(platform::host_name).unwrap_or_else(|| "vm".to_owned()),
+    let workload = Workload {
+        name: wanted.name.or_else(platform::host_name).unwrap_or_else(|| "vm".to_owned()),
         id,
-        group: wanted.group.clone(),
+        group: wanted.group,
         address,
         instance_ips,
-        labels: wanted.labels.clone(),
-        ports: wanted.ports.clone(),
-        network: wanted.network.clone(),
-        locality: wanted.locality.clone(),
+        labels: wanted.labels,
+        ports: wanted.ports,
+        network: wanted.network,
+        locality: wanted.locality,
         weight: wanted.weight,
-    })
+    };
+    Ok((workload, facts))
+}
+
+fn because(why: &Option<String>) -> String {
+    why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
 }
 
 /// The source address of the route to istiod; with istiod's name unresolvable, the first address
 /// of an interface.
 async fn own_address(
     discovery: &controlplane::Config,
+    id: &SpiffeId,
     clock: &SharedClock,
     found: &[IpAddr],
 ) -> Result<IpAddr, PlanError> {
-    let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
+    let tokens = ladder::Config::without_tokens(id.clone());
+    let tokens = Ladder::new(tokens, None, clock.clone());
+    let dialer = Dialer::new(discovery.clone(), tokens, watch::channel(None).1, clock.clone());
     let why = match dialer.resolve().await {
         Ok(istiod) => match source_address_towards(istiod) {
             Ok(ip) => return Ok(ip),

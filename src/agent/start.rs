@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, rooms};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, rooms};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -20,6 +20,7 @@ use crate::base::uds::{self, Peers};
 use crate::ca::IstiodIssuer;
 use crate::config::Paths;
 use crate::controlplane::Dialer;
+use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
@@ -81,19 +82,21 @@ impl Agent {
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
-    pub async fn start(plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
+    pub async fn start(mut plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
         join_proxy_group(plan.capture.as_ref())?;
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
+        let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(&clock)));
+        let kube = kube.transpose()?.map(Arc::new);
+        let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
+        let dialer =
+            |config| Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock));
         let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
         let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
-        let Plan { paths, workload, kube, registration, envoy, discovery, capture, .. } = plan;
+        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
-        let kube = kube.map(|config| Client::new(config, Arc::clone(&clock))).transpose()?;
-        let kube = kube.map(Arc::new);
         let direct = direct(kube.as_ref(), &workload, &registration, &clock);
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
@@ -104,12 +107,16 @@ impl Agent {
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(wanted);
+        let known = plan.facts;
+        let known = facts::follow(&tasks, known, workload.address.clone(), paths.facts(), &clock);
         let board = Arc::new(Board {
             clock,
             started: Instant::now(),
             workload,
+            facts: known,
             endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
+            credential: ladder.state(),
             renewal: vault.renewal(),
             upstream: relay.state(),
             registration: registered,
@@ -122,6 +129,7 @@ impl Agent {
             timings,
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
+        rooms::credential(&tasks, ladder, &vault);
         let stop = tasks.stop_signal();
         tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
         let registrar = register(&tasks, direct.as_ref());

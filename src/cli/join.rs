@@ -54,14 +54,14 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let runtime = runtime()?;
     let renew_with =
         source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default().renew_with;
-    let mut files = files(&paths, &document, source)?;
+    let files = files(&paths, &document, source)?;
     let inputs = checks::Inputs {
         global,
         settings: &settings,
         renew_with: &renew_with,
         foreground: args.foreground,
     };
-    runtime.block_on(checks::all(&inputs, &mut files, &mut progress))?;
+    runtime.block_on(checks::all(&inputs, &files, &mut progress))?;
     let layout = Layout::apply(&files).map_err(|error| {
         let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
         Failure::new(Exit::Host, error).hint(hint)

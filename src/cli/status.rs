@@ -54,7 +54,19 @@ fn render(status: &Value) -> String {
     let name = text(status, "/workload/name");
     let namespace = text(status, "/workload/namespace");
     row("workload", format!("{namespace}/{name} at {}", text(status, "/workload/address")));
+    if let Some(cloud) = status.pointer("/facts/cloud/name").and_then(Value::as_str) {
+        let (zone, source) = (text(status, "/facts/cloud/zone"), text(status, "/facts/source"));
+        row("cloud", format!("{cloud}, zone {zone} (by {source})"));
+    }
+    if let Some(locality) = status.pointer("/workload/locality").and_then(Value::as_str) {
+        row("locality", locality.to_owned());
+    }
+    let labels = labels(status);
+    if !labels.is_empty() {
+        row("labels", labels);
+    }
     row("identity", identity(status));
+    row("credential", credential(status));
     let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
     let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
     let line = text(status, "/control_plane/phase");
@@ -80,6 +92,12 @@ fn render(status: &Value) -> String {
     screen
 }
 
+fn labels(status: &Value) -> String {
+    let labels = status.pointer("/workload/labels").and_then(Value::as_object);
+    let pair = |(key, value): (&String, &Value)| Some(format!("{key}={}", value.as_str()?));
+    labels.into_iter().flatten().filter_map(pair).collect::<Vec<_>>().join(", ")
+}
+
 fn identity(status: &Value) -> String {
     let id = text(status, "/identity/id");
     let valid = status.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
@@ -88,6 +106,21 @@ fn identity(status: &Value) -> String {
         Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
         None => format!("{id}, no certificate yet"),
     }
+}
+
+/// Each rung with what is left of it.
+fn credential(status: &Value) -> String {
+    let rungs = status.pointer("/credential/rungs").and_then(Value::as_array);
+    let one = |rung: &Value| {
+        let (name, state) = (text(rung, "/name"), text(rung, "/state"));
+        match rung.pointer("/expires_in").and_then(Value::as_i64) {
+            Some(left) if state == "usable" => format!("{name} for {}", span(left)),
+            Some(left) if state == "spent" => format!("{name} SPENT {} ago", span(-left)),
+            _ => format!("{name} {state}"),
+        }
+    };
+    let line = rungs.map(|rungs| rungs.iter().map(one).collect::<Vec<_>>().join(", "));
+    line.filter(|line| !line.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
 fn proxy(status: &Value) -> String {

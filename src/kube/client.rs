@@ -1,5 +1,6 @@
 //! HTTP to the API server: every call has a limit of time and size.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use super::{Auth, Ca, Config};
 use crate::base::clock::{SharedClock, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
-use crate::identity::Roots;
+use crate::identity::{BoundObject, Roots};
 
 /// A place in the API: an object, or with an empty name the collection that it would be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,15 +67,6 @@ pub struct IssuedToken {
     pub token: SecretString,
     /// Its end, which may be sooner than was asked for.
     pub expires_at: SystemTime,
-}
-
-/// A Secret of the service account's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretRef {
-    /// Its name.
-    pub name: String,
-    /// Its UID: another Secret of that name is not meant.
-    pub uid: String,
 }
 
 /// A client of one API server.
@@ -129,6 +121,12 @@ impl Client {
             .build()
             .map_err(|error| KubeError::Tls { why: chain(&error) })?;
         Ok(Self { server, auth: config.auth, http, clock: SharedClockDebug(clock) })
+    }
+
+    /// The file of our bearer token, where the credential is one.
+    #[must_use]
+    pub fn token_file(&self) -> Option<&Path> {
+        if let Auth::TokenFile(path) = &self.auth { Some(path) } else { None }
     }
 
     /// Reads an object.
@@ -197,34 +195,27 @@ impl Client {
         audiences: &[&str],
         life: Duration,
     ) -> Result<IssuedToken, KubeError> {
-        self.ask_for_token(
-            account,
-            json!({"audiences": audiences, "expirationSeconds": life.as_secs()}),
-        )
-        .await
+        self.request_bound_token(account, audiences, life, None).await
     }
 
-    /// As [`Client::request_token`], a token that ends with a Secret: once the Secret is deleted, no
-    /// server takes the token any more.
+    /// The same, for a token that dies with an object of the account's namespace.
     ///
     /// # Errors
-    /// As [`Client::request_token`]; code 409 or 404 when there is no such Secret.
+    /// As [`Client::request_token`]; and when the object is gone.
     pub async fn request_bound_token(
         &self,
         account: &Object,
         audiences: &[&str],
         life: Duration,
-        secret: &SecretRef,
+        bound_to: Option<&BoundObject>,
     ) -> Result<IssuedToken, KubeError> {
-        let SecretRef { name, uid } = secret;
-        let bound = json!({"apiVersion": "v1", "kind": "Secret", "name": name, "uid": uid});
-        let seconds = life.as_secs();
-        let spec =
-            json!({"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": bound});
-        self.ask_for_token(account, spec).await
-    }
-
-    async fn ask_for_token(&self, account: &Object, spec: Value) -> Result<IssuedToken, KubeError> {
+        let mut spec = json!({"audiences": audiences, "expirationSeconds": life.as_secs()});
+        if let (Some(BoundObject { kind, name, uid }), Some(spec)) =
+            (bound_to, spec.as_object_mut())
+        {
+            let object = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid});
+            spec.insert("boundObjectRef".to_owned(), object);
+        }
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
         });

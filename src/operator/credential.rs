@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{FIELD_MANAGER, Operator, OperatorError, Order, Registration};
 use crate::base::clock::rfc3339;
+use crate::identity::BoundObject;
 use crate::join::KubernetesAccess;
-use crate::kube::{IssuedToken, KubeError, Object, SecretRef};
+use crate::kube::{IssuedToken, KubeError, Object};
 
 /// What was issued.
 pub(super) struct Issued {
@@ -39,7 +40,7 @@ impl Operator {
         match self.tokens(order, secret.as_ref()).await {
             Ok(issued) => Ok(issued),
             Err(error) => {
-                if let Some(SecretRef { name, .. }) = secret {
+                if let Some(BoundObject { name, .. }) = secret {
                     // It holds nothing; that it stays behind is no second error.
                     drop(self.client.delete(&secret_object(order, name)).await);
                 }
@@ -48,7 +49,11 @@ impl Operator {
         }
     }
 
-    async fn tokens(&self, order: &Order, secret: Option<&SecretRef>) -> Result<Issued, KubeError> {
+    async fn tokens(
+        &self,
+        order: &Order,
+        secret: Option<&BoundObject>,
+    ) -> Result<Issued, KubeError> {
         let istio = self.token(order, &[ISTIO_AUDIENCE], secret).await?;
         let mut expires_at = istio.expires_at;
         let kubernetes = match &order.registration {
@@ -68,7 +73,7 @@ impl Operator {
         &self,
         order: &Order,
         audiences: &[&str],
-        secret: Option<&SecretRef>,
+        secret: Option<&BoundObject>,
     ) -> Result<IssuedToken, KubeError> {
         let account = Object {
             group_version: "v1",
@@ -76,16 +81,11 @@ impl Operator {
             namespace: order.group.namespace.clone(),
             name: order.group.service_account.clone(),
         };
-        match secret {
-            Some(secret) => {
-                self.client.request_bound_token(&account, audiences, order.life, secret).await
-            }
-            None => self.client.request_token(&account, audiences, order.life).await,
-        }
+        self.client.request_bound_token(&account, audiences, order.life, secret).await
     }
 
     /// An empty Secret: tokens that are bound to it are refused once it is gone.
-    async fn secret(&self, order: &Order) -> Result<SecretRef, KubeError> {
+    async fn secret(&self, order: &Order) -> Result<BoundObject, KubeError> {
         let now = self.clock.now();
         let until = now.checked_add(order.life).unwrap_or(now);
         let group = order.group.name.chars().take(GROUP_LETTERS).collect::<String>();
@@ -108,7 +108,7 @@ impl Operator {
         });
         let made = self.client.create(&object, &body).await?;
         let uid = made.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        Ok(SecretRef { name, uid: uid.to_owned() })
+        Ok(BoundObject { kind: "Secret", name, uid: uid.to_owned() })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::base::clock::{self, rfc3339};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::join::{fresh_bundle, read_bundle};
 use crate::cli::screen;
-use crate::identity::{Roots, TokenClaims};
+use crate::identity::{Claims, Roots};
 use crate::join::{Bundle, BundleMetadata};
 
 /// Arguments of `bundle inspect`.
@@ -48,10 +48,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Its tokens, by name.
-fn tokens(bundle: &Bundle) -> Vec<(&'static str, TokenClaims)> {
+fn tokens(bundle: &Bundle) -> Vec<(&'static str, Claims)> {
     let kubernetes = bundle.kubernetes.as_ref().map(|api| &api.token);
     let all = [("kubernetes", kubernetes), ("istio", bundle.istio_token.as_ref())];
-    let claims = |token: &SecretString| TokenClaims::parse(token.expose_secret()).ok();
+    let claims = |token: &SecretString| Claims::read(token.expose_secret()).ok();
     all.into_iter().filter_map(|(name, token)| Some((name, claims(token?)?))).collect()
 }
 
@@ -59,17 +59,24 @@ fn tokens(bundle: &Bundle) -> Vec<(&'static str, TokenClaims)> {
 fn ended(bundle: &Bundle, now: SystemTime) -> Option<SystemTime> {
     let tokens = tokens(bundle);
     let (_, first) = tokens.first()?;
-    first.expires_at.filter(|_| first.is_over(now))
+    first.expires_at.filter(|end| *end <= now)
+}
+
+fn account(claims: &Claims) -> Option<String> {
+    claims.account.as_ref().map(|account| format!("{}/{}", account.namespace, account.name))
+}
+
+fn is_over(claims: &Claims, now: SystemTime) -> bool {
+    claims.expires_at.is_some_and(|end| end <= now)
 }
 
 fn show(bundle: &Bundle, now: SystemTime) -> Value {
     let BundleMetadata { group, namespace, created, name_prefix, uses, secret, renew_with } =
         &bundle.metadata;
-    let token = |(name, claims): (&str, TokenClaims)| {
-        let TokenClaims { issuer, subject, audiences, expires_at } = &claims;
+    let token = |(name, claims): (&str, Claims)| {
         let shown = json!({
-            "subject": subject, "issuer": issuer, "audiences": audiences,
-            "expires": expires_at.map(rfc3339), "expired": claims.is_over(now),
+            "account": account(&claims), "audiences": claims.audiences,
+            "expires": claims.expires_at.map(rfc3339), "expired": is_over(&claims, now),
         });
         (name.to_owned(), shown)
     };
@@ -112,7 +119,7 @@ fn rows(bundle: &Bundle, shown: &Value) -> Result<(), Failure> {
         let audiences = claims.audiences.join(", ");
         row(
             &format!("{name} token"),
-            &format!("{} for {audiences}, until {end}{over}", claims.subject),
+            &format!("{} for {audiences}, until {end}{over}", account(&claims).unwrap_or_default()),
         )?;
     }
     let kubernetes = bundle.kubernetes.as_ref().map(|api| ("kubernetes root", &api.roots));

@@ -7,28 +7,19 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::base::backoff::Retry;
 use crate::base::clock::{SharedClock, rfc3339};
-use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::progress::Progress;
 use crate::config::{Kubernetes, RegistrationMode, Settings};
-use crate::identity::TokenClaims;
+use crate::identity::Claims;
 use crate::join::Files;
 use crate::kube::{Auth, Ca, Client, Config, KubeError, Object, from_kubeconfig};
 
-/// Who we are to the API server.
-enum Who {
-    /// By what the settings name.
-    Settings,
-    /// By a token that is not placed yet, or shall not be.
-    Token(SecretString),
-}
-
-/// Checks it, in the mode that needs it. Of a bundle's token and the one that is here already, the
-/// one that lives longer and is taken stays.
+/// Checks it, in the mode that needs it. A token that is here already and was made after the
+/// bundle's stays, and so is the one that is tried.
 pub(super) async fn check(
     settings: &Settings,
-    files: &mut Files,
+    files: &Files,
     renew_with: &str,
     clock: &SharedClock,
     progress: &mut Progress,
@@ -37,37 +28,13 @@ pub(super) async fn check(
         return Ok(());
     }
     let Some(api) = &settings.registration.kubernetes else { return Ok(()) };
-    let Some((path, fresh)) = &files.kube_token else {
-        return judge(
-            settings,
-            ask(api, Who::Settings, settings, clock).await,
-            renew_with,
-            progress,
-        );
-    };
     let now = clock.now();
-    let claims = |token: &str| TokenClaims::parse(token).ok();
-    let fresh_claims = claims(fresh.expose_secret());
-    let kept = fsio::read_text(path, TOKEN_BYTES).ok().map(SecretString::from);
-    let outlives = |kept: &SecretString| {
-        let (kept, fresh) = (claims(kept.expose_secret())?, fresh_claims.as_ref()?);
-        (kept.outlives(fresh) && !kept.is_over(now)).then_some(())
-    };
-    if let Some(kept) = kept.filter(|kept| outlives(kept).is_some()) {
-        let answer = ask(api, Who::Token(kept), settings, clock).await;
-        let refused = matches!(&answer, Err(error) if error.code() == Some(401));
-        if !refused {
-            // The agent's own renewal of it is newer than the bundle.
-            files.kube_token = None;
-            return judge(settings, answer, renew_with, progress);
-        }
-    }
-    if let Some(end) = fresh_claims.filter(|claims| claims.is_over(now)).and_then(|c| c.expires_at)
-    {
+    let fresh = files.new_kube_token().map(|(_, token)| token);
+    let claims = fresh.and_then(|token| Claims::read(token.expose_secret()).ok());
+    if let Some(end) = claims.and_then(|claims| claims.expires_at).filter(|end| *end <= now) {
         return Err(expired(end, now, renew_with));
     }
-    let answer = ask(api, Who::Token(fresh.clone()), settings, clock).await;
-    judge(settings, answer, renew_with, progress)
+    judge(settings, ask(api, fresh, settings, clock).await, renew_with, progress)
 }
 
 fn expired(end: SystemTime, now: SystemTime, renew_with: &str) -> Failure {
@@ -88,7 +55,7 @@ pub(in crate::cli) fn fresh_bundle(renew_with: &str) -> Option<String> {
 /// What we may not do.
 async fn ask(
     api: &Kubernetes,
-    who: Who,
+    token: Option<&SecretString>,
     settings: &Settings,
     clock: &SharedClock,
 ) -> Result<Vec<&'static str>, KubeError> {
@@ -98,20 +65,20 @@ async fn ask(
         namespace: settings.workload.namespace.to_string(),
         name: String::new(),
     };
-    let Some(config) = config(api, who) else { return Ok(Vec::new()) };
+    let Some(config) = config(api, token) else { return Ok(Vec::new()) };
     Client::new(config, Arc::clone(clock))?.forbidden(&VERBS, &entries).await
 }
 
 /// `None` for a kubeconfig that cannot be used: the plan has said that.
-fn config(api: &Kubernetes, who: Who) -> Option<Config> {
+fn config(api: &Kubernetes, token: Option<&SecretString>) -> Option<Config> {
     match api {
         Kubernetes::Kubeconfig { path, context } => from_kubeconfig(path, context.as_deref()).ok(),
         Kubernetes::Parts { server, ca_file, token_file } => Some(Config {
             server: server.clone(),
             ca: Ca::File(ca_file.clone()),
-            auth: match who {
-                Who::Settings => Auth::TokenFile(token_file.clone()),
-                Who::Token(token) => Auth::Token(token),
+            auth: match token {
+                None => Auth::TokenFile(token_file.clone()),
+                Some(token) => Auth::Token(token.clone()),
             },
             tls_server_name: None,
         }),
@@ -158,5 +125,3 @@ fn judge(
 
 /// What keeping an entry true takes.
 const VERBS: [&str; 4] = ["get", "create", "patch", "delete"];
-/// Tokens are one or two kilobytes.
-const TOKEN_BYTES: u64 = 64 << 10;

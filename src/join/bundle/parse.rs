@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{API_VERSION, Bundle, BundleMetadata, KIND};
 use crate::base::problem::{Problem, Problems};
 use crate::base::trouble::chain;
-use crate::identity::{Roots, TokenClaims};
+use crate::identity::{Claims, Roots};
 use crate::join::KubernetesAccess;
 
 /// A parsed YAML text and the line of each of its keys.
@@ -191,7 +191,7 @@ impl Reader<'_> {
             self.wrong(&["credential", name], "expected a text");
             return None;
         };
-        match TokenClaims::parse(&token) {
+        match Claims::read(&token) {
             Ok(_) => Some(SecretString::from(token)),
             Err(why) => {
                 self.wrong(&["credential", name], format!("it is no JSON Web Token: {why}"));
