@@ -12,6 +12,7 @@ from case import LAB
 from vm import AGENT, ENVOY
 
 # The test classes, by the name that ARGS gives.
+from bundle import *
 from capture import *
 from credential import *
 from facts import *
