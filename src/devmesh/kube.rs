@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path, Query, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::DATE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -18,8 +19,8 @@ use super::seen::{SeenCall, record};
 use super::store::{API_VERSION, GROUP, Key, Resource, Write, WriteRefusal};
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
-use super::{State, lock};
-use crate::base::clock::rfc3339;
+use super::{State, csr, lock};
+use crate::base::clock::{http_date, rfc3339};
 
 /// Who may do what: verb and resource, per user and namespace.
 #[derive(Default)]
@@ -33,6 +34,14 @@ impl Permissions {
         for &verb in verbs {
             let one = [&account.user(), &account.namespace, verb, plural].map(str::to_owned);
             granted.insert(one);
+        }
+    }
+
+    /// For what belongs to the whole cluster.
+    pub(super) fn grant_cluster(&self, account: &Account, verbs: &[&str], plural: &str) {
+        for &verb in verbs {
+            let one = [&account.user(), "", verb, plural].map(str::to_owned);
+            lock(&self.granted).insert(one);
         }
     }
 
@@ -65,6 +74,8 @@ pub(super) fn router(state: Arc<State>) -> Router {
             get(read).patch(apply).put(update).delete(remove),
         )
         .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
+        .merge(csr::router())
         .fallback(|| async { Refusal::no_such_path() })
         .method_not_allowed_fallback(|| async { Refusal::no_such_path() })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), enter))
@@ -76,8 +87,8 @@ type Options = Query<BTreeMap<String, String>>;
 
 /// A Kubernetes user.
 #[derive(Clone, Debug)]
-struct User {
-    name: String,
+pub(super) struct User {
+    pub(super) name: String,
     admin: bool,
 }
 
@@ -108,7 +119,11 @@ async fn enter(
         None if public => {}
         None => return Refusal::unauthorized().into_response(),
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Ok(date) = HeaderValue::try_from(http_date(state.options.clock.now())) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 /// The user by client certificate, else by token.
@@ -126,7 +141,7 @@ fn user(state: &State, peer: &Peer, headers: &HeaderMap) -> Option<User> {
     Some(User { name: account.user(), admin: false })
 }
 
-fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
+pub(super) fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
     let allowed = user.admin || state.permissions.allow(&user.name, act);
     if allowed { Ok(()) } else { Err(Refusal::forbidden(&user.name, act)) }
 }
@@ -347,6 +362,28 @@ async fn token(
     Ok((StatusCode::CREATED, Json(request)).into_response())
 }
 
+/// Everybody may ask what they may do themselves.
+async fn review(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    body: String,
+) -> Result<Response, Refusal> {
+    let mut review = parse(&body)?;
+    let text = |name: &str| {
+        let found =
+            review.pointer("/spec/resourceAttributes").and_then(|of| of.get(name)?.as_str());
+        found.unwrap_or_default().to_owned()
+    };
+    let (verb, plural, namespace) = (text("verb"), text("resource"), text("namespace"));
+    let verb = VERBS.into_iter().find(|known| *known == verb).unwrap_or("other");
+    let act = Act { verb, plural: &plural, group: GROUP, namespace: &namespace, name: "" };
+    let allowed = authorize(&state, &user, &act).is_ok();
+    if let Some(review) = review.as_object_mut() {
+        review.insert("status".to_owned(), json!({"allowed": allowed}));
+    }
+    Ok((StatusCode::CREATED, Json(review)).into_response())
+}
+
 async fn version() -> Json<Value> {
     Json(
         json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
@@ -413,5 +450,6 @@ fn verb(method: &str, uri: &Uri) -> &'static str {
     }
 }
 
+const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Kubernetes' own default lifetime of a requested token.
 const TOKEN_SECONDS: u64 = 3600;

@@ -10,12 +10,14 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
 use super::{Auth, Ca, Config};
-use crate::base::clock::{SharedClock, parse_rfc3339};
+use crate::base::clock::{SharedClock, Skew, SkewGauge, Witness, parse_http_date, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::identity::{BoundObject, Roots};
@@ -75,6 +77,7 @@ pub struct Client {
     auth: Auth,
     http: reqwest::Client,
     clock: SharedClockDebug,
+    skew: SkewGauge,
 }
 
 /// The clock has nothing to show.
@@ -92,14 +95,22 @@ impl Client {
     /// # Errors
     /// When the URL, the roots or the client certificate cannot be used.
     pub fn new(config: Config, clock: SharedClock) -> Result<Self, KubeError> {
-        let server = config.server.trim_end_matches('/').to_owned();
-        let wrong = || KubeError::Server { found: server.clone() };
-        let url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
-        if url.scheme() != "https" || url.host_str().is_none() || url.path() != "/" {
+        let mut server = config.server.trim_end_matches('/').to_owned();
+        let wrong = || KubeError::Server { found: config.server.clone() };
+        let mut url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || url.host_str().is_none() || !plain {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if let Some(name) = config.tls_server_name.as_deref() {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            url.set_host(Some(name)).map_err(|_| wrong())?;
+            builder = builder.dns_resolver(Arc::new(Elsewhere { host }));
+            server = url.as_str().trim_end_matches('/').to_owned();
+        }
+        let http = builder
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -111,7 +122,15 @@ impl Client {
             .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| KubeError::Tls { why: chain(&error) })?;
-        Ok(Self { server, auth: config.auth, http, clock: SharedClockDebug(clock) })
+        let (clock, skew) = (SharedClockDebug(clock), SkewGauge::default());
+        Ok(Self { server, auth: config.auth, http, clock, skew })
+    }
+
+    /// Notes here what the server's answers say of this machine's clock.
+    #[must_use]
+    pub fn measuring(mut self, skew: SkewGauge) -> Self {
+        self.skew = skew;
+        self
     }
 
     /// The file of our bearer token, where the credential is one.
@@ -286,8 +305,10 @@ impl Client {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
+        let started = Instant::now();
         let response = request.headers(headers).send().await;
         let response = response.map_err(|source| self.lost(verb, object, source))?;
+        self.measure(&response, started.elapsed());
         let (code, retry_after) = (response.status(), retry_after(&response));
         if code.is_success() {
             return Ok(response);
@@ -295,6 +316,15 @@ impl Client {
         let body = self.body(verb, object, response).await?;
         let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Err(KubeError::refused(verb, &object.title(), &value, code.as_u16(), retry_after))
+    }
+
+    /// Its `Date` is of the time at which it was written.
+    fn measure(&self, response: &Response, took: Duration) {
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(parse_http_date).filter(|_| took <= MEASURED) {
+            let now = self.clock.0.now();
+            self.skew.note(Skew::of_answer(date, took, now, Witness::KubernetesApi));
+        }
     }
 
     async fn body(
@@ -363,6 +393,8 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, KubeError> {
     Ok(tls)
 }
 
+/// An answer that took longer says too little of the time.
+const MEASURED: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The API server's own limit is 60 s; nothing that we ask takes longer than moments.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
