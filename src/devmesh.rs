@@ -13,6 +13,7 @@ mod csr;
 mod faults;
 mod join;
 mod kube;
+mod permissions;
 mod pki;
 mod registration;
 mod resources;
@@ -160,7 +161,7 @@ pub(crate) struct State {
     pushes: watch::Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
-    permissions: kube::Permissions,
+    permissions: permissions::Permissions,
     requests: csr::Requests,
     /// Streams per auto-registered entry.
     live: Mutex<BTreeMap<Key, u32>>,
@@ -513,7 +514,7 @@ impl State {
             pushes: watch::Sender::default(),
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
-            permissions: kube::Permissions::default(),
+            permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),
