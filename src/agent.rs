@@ -2,8 +2,10 @@
 
 mod chronicle;
 mod facts;
+mod identity;
 mod plan;
 mod rooms;
+mod roots;
 mod signals;
 mod start;
 mod stop;

@@ -19,6 +19,7 @@ pub mod platform;
 pub mod systemd;
 
 pub mod kube;
+pub mod spiffe;
 pub mod workload;
 
 pub mod credential;

@@ -24,6 +24,9 @@ use vm_agent::proto::discovery::aggregated_discovery_service_client::AggregatedD
 use vm_agent::proto::discovery::{DeltaDiscoveryRequest, Node};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
+#[path = "agent/sources.rs"]
+mod sources;
+
 const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
 const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 

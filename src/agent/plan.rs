@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, SkewGauge};
 use crate::capture::Interception;
 use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
@@ -157,6 +157,7 @@ pub async fn plan(
     let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
     let secrets = secrets::Config {
+        source: settings.identity.source.clone(),
         id,
         state_directory: paths.state_directory(),
         root_cert: settings.mesh.root_cert.clone(),
@@ -165,6 +166,7 @@ pub async fn plan(
         renew_at: settings.identity.renew_at,
         jitter: settings.identity.renew_jitter,
         export_directory: settings.identity.export_directory.clone(),
+        skew: SkewGauge::default(),
     };
     let status = status_pages(settings, envoy.only_ipv6);
     let health = checks(settings, &workload);

@@ -12,21 +12,20 @@ use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, rooms};
+use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
 use crate::base::uds::{self, Peers};
-use crate::ca::IstiodIssuer;
 use crate::config::Paths;
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::kube::{Client, KubeError};
 use crate::registry::{Direct, Mode, RegistrationState};
 use crate::sds;
-use crate::secrets::{self, Vault};
+use crate::secrets::Vault;
 use crate::status::{self, Board, Desk};
 use crate::workload::Workload;
 use crate::xds::{self, Relay};
@@ -46,6 +45,9 @@ pub enum StartError {
     /// The Kubernetes API cannot be used.
     #[error("the Kubernetes API cannot be used")]
     Kube(#[from] KubeError),
+    /// Certificates come through the Kubernetes API, which is not set up.
+    #[error("identity.source is kubernetes, but registration.kubernetes names no Kubernetes API")]
+    NoKubernetes,
     /// The status port is taken.
     #[error("cannot listen at {address} for status")]
     Port {
@@ -87,13 +89,12 @@ impl Agent {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(&clock)));
-        let kube = kube.transpose()?.map(Arc::new);
+        let kube = client(&mut plan, &clock)?;
+        let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
-        let dialer =
-            |config| Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
-        let (relay, says) = open_relay(&plan, dialer(plan.discovery.clone()), &clock, &tasks);
+        let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
+        let ca = dialer.with_trust(trust);
+        let (relay, says) = open_relay(&plan, ca.towards(&plan.discovery), &clock, &tasks);
         let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
         let wanted = wanted(&registration, &workload);
         let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
@@ -111,6 +112,7 @@ impl Agent {
         let known = facts::follow(&tasks, known, workload.address.clone(), paths.facts(), &clock);
         let board = Arc::new(Board {
             clock,
+            skew: plan.secrets.skew,
             started: Instant::now(),
             workload,
             facts: known,
@@ -130,8 +132,7 @@ impl Agent {
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
-        let stop = tasks.stop_signal();
-        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
+        identity::keep(&tasks, &vault, ca, kube.as_ref())?;
         let registrar = register(&tasks, direct.as_ref());
         let seen = direct.as_ref().map(|direct| direct.state());
         let chronicle = chronicle.run(Arc::clone(&board), seen, says.admission);
@@ -143,6 +144,34 @@ impl Agent {
         let (signals, lock) = (doors.signals, doors.lock);
         Ok(Self { paths, tasks, ends, orders, signals, board, proxy, leaving, draining, lock })
     }
+}
+
+/// The one client of the Kubernetes API, where there is one.
+fn client(plan: &mut Plan, clock: &SharedClock) -> Result<Option<Arc<Client>>, KubeError> {
+    let Some(config) = plan.kube.take() else { return Ok(None) };
+    let client = Client::new(config, Arc::clone(clock))?;
+    Ok(Some(Arc::new(client.measuring(plan.secrets.skew.clone()))))
+}
+
+/// Whom the lines to istiod believe.
+fn trust(
+    tasks: &Tasks,
+    plan: &Plan,
+    vault: &Vault,
+    kube: Option<&Arc<Client>>,
+    clock: &SharedClock,
+) -> Trust {
+    let refresh = kube.map(|kube| {
+        let keeper = roots::Keeper {
+            kube: Arc::clone(kube),
+            namespace: plan.workload.id.namespace().to_string(),
+            root_cert: plan.secrets.root_cert.clone(),
+            vault: vault.clone(),
+            clock: Arc::clone(clock),
+        };
+        roots::keep(tasks, keeper)
+    });
+    Trust { learned: Some(vault.learned_roots()), refresh, ..Trust::default() }
 }
 
 /// Envoy's two doors: its secrets and its configuration.

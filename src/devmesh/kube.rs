@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path, Query, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::DATE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -18,8 +19,8 @@ use super::seen::{SeenCall, record};
 use super::store::{API_VERSION, GROUP, Key, Resource, Write, WriteRefusal};
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
-use super::{State, lock};
-use crate::base::clock::rfc3339;
+use super::{State, csr, lock};
+use crate::base::clock::{http_date, rfc3339};
 
 /// Who may do what: verb and resource, per user and namespace.
 #[derive(Default)]
@@ -33,6 +34,14 @@ impl Permissions {
         for &verb in verbs {
             let one = [&account.user(), &account.namespace, verb, plural].map(str::to_owned);
             granted.insert(one);
+        }
+    }
+
+    /// For what belongs to the whole cluster.
+    pub(super) fn grant_cluster(&self, account: &Account, verbs: &[&str], plural: &str) {
+        for &verb in verbs {
+            let one = [&account.user(), "", verb, plural].map(str::to_owned);
+            lock(&self.granted).insert(one);
         }
     }
 
@@ -66,6 +75,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
         )
         .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
         .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
+        .merge(csr::router())
         .fallback(|| async { Refusal::no_such_path() })
         .method_not_allowed_fallback(|| async { Refusal::no_such_path() })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), enter))
@@ -77,8 +87,8 @@ type Options = Query<BTreeMap<String, String>>;
 
 /// A Kubernetes user.
 #[derive(Clone, Debug)]
-struct User {
-    name: String,
+pub(super) struct User {
+    pub(super) name: String,
     admin: bool,
 }
 
@@ -109,7 +119,11 @@ async fn enter(
         None if public => {}
         None => return Refusal::unauthorized().into_response(),
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Ok(date) = HeaderValue::try_from(http_date(state.options.clock.now())) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 /// The user by client certificate, else by token.
@@ -127,7 +141,7 @@ fn user(state: &State, peer: &Peer, headers: &HeaderMap) -> Option<User> {
     Some(User { name: account.user(), admin: false })
 }
 
-fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
+pub(super) fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
     let allowed = user.admin || state.permissions.allow(&user.name, act);
     if allowed { Ok(()) } else { Err(Refusal::forbidden(&user.name, act)) }
 }

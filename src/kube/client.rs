@@ -10,13 +10,14 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
 use super::{Auth, Ca, Config};
-use crate::base::clock::{SharedClock, parse_rfc3339};
+use crate::base::clock::{SharedClock, Skew, SkewGauge, Witness, parse_http_date, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::identity::{BoundObject, Roots};
@@ -76,6 +77,7 @@ pub struct Client {
     auth: Auth,
     http: reqwest::Client,
     clock: SharedClockDebug,
+    skew: SkewGauge,
 }
 
 /// The clock has nothing to show.
@@ -120,7 +122,15 @@ impl Client {
             .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| KubeError::Tls { why: chain(&error) })?;
-        Ok(Self { server, auth: config.auth, http, clock: SharedClockDebug(clock) })
+        let (clock, skew) = (SharedClockDebug(clock), SkewGauge::default());
+        Ok(Self { server, auth: config.auth, http, clock, skew })
+    }
+
+    /// Notes here what the server's answers say of this machine's clock.
+    #[must_use]
+    pub fn measuring(mut self, skew: SkewGauge) -> Self {
+        self.skew = skew;
+        self
     }
 
     /// The file of our bearer token, where the credential is one.
@@ -295,8 +305,10 @@ impl Client {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
+        let started = Instant::now();
         let response = request.headers(headers).send().await;
         let response = response.map_err(|source| self.lost(verb, object, source))?;
+        self.measure(&response, started.elapsed());
         let (code, retry_after) = (response.status(), retry_after(&response));
         if code.is_success() {
             return Ok(response);
@@ -304,6 +316,15 @@ impl Client {
         let body = self.body(verb, object, response).await?;
         let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Err(KubeError::refused(verb, &object.title(), &value, code.as_u16(), retry_after))
+    }
+
+    /// Its `Date` is of the time at which it was written.
+    fn measure(&self, response: &Response, took: Duration) {
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(parse_http_date).filter(|_| took <= MEASURED) {
+            let now = self.clock.0.now();
+            self.skew.note(Skew::of_answer(date, took, now, Witness::KubernetesApi));
+        }
     }
 
     async fn body(
@@ -372,6 +393,8 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, KubeError> {
     Ok(tls)
 }
 
+/// An answer that took longer says too little of the time.
+const MEASURED: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The API server's own limit is 60 s; nothing that we ask takes longer than moments.
 const CALL_LIMIT: Duration = Duration::from_secs(15);

@@ -20,10 +20,10 @@ use crate::cli::progress::Progress;
 use crate::cli::run::{make_plan, plan_failure, start_failure};
 use crate::cli::service;
 use crate::config::{Kubernetes, Settings};
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, read_roots};
 use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
 use crate::envoy::version_of;
-use crate::identity::{Roots, SpiffeId};
+use crate::identity::SpiffeId;
 use crate::join::Files;
 use crate::kube::Client;
 
@@ -279,15 +279,13 @@ async fn control_plane(
 
 fn roots(plan: &Plan) -> Result<(), Failure> {
     let path = &plan.discovery.root_cert;
-    let wrong = |error: anyhow::Error| {
-        let error = error.context(format!("the mesh's root {} cannot be used", path.display()));
+    read_roots(path).map(drop).map_err(|error| {
+        let error = anyhow::Error::new(error)
+            .context(format!("the mesh's root {} cannot be used", path.display()));
         Failure::new(Exit::Configuration, error)
             .hint("name the mesh's root-cert.pem with --set mesh.rootCert=FILE".to_owned())
-    };
-    let pem = fsio::read(path, ROOT_BYTES).map_err(|error| wrong(error.into()))?;
-    Roots::from_pem(&pem).map(drop).map_err(|error| wrong(error.into()))
+    })
 }
 
 /// A person waits for it.
 const DIAL_LIMIT: Duration = Duration::from_secs(8);
-const ROOT_BYTES: u64 = 1 << 20;
