@@ -29,6 +29,7 @@ pub mod controlplane;
 pub mod ca;
 pub mod envoy;
 pub mod join;
+pub mod operator;
 pub mod registry;
 pub mod xds;
 

@@ -310,6 +310,7 @@ fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
             server: server.clone(),
             ca: Ca::File(ca_file.clone()),
             auth: Auth::TokenFile(token_file.clone()),
+            tls_server_name: None,
         }),
     })
 }

@@ -74,6 +74,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
             get(read).patch(apply).put(update).delete(remove),
         )
         .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
         .merge(csr::router())
         .fallback(|| async { Refusal::no_such_path() })
         .method_not_allowed_fallback(|| async { Refusal::no_such_path() })
@@ -361,6 +362,28 @@ async fn token(
     Ok((StatusCode::CREATED, Json(request)).into_response())
 }
 
+/// Everybody may ask what they may do themselves.
+async fn review(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    body: String,
+) -> Result<Response, Refusal> {
+    let mut review = parse(&body)?;
+    let text = |name: &str| {
+        let found =
+            review.pointer("/spec/resourceAttributes").and_then(|of| of.get(name)?.as_str());
+        found.unwrap_or_default().to_owned()
+    };
+    let (verb, plural, namespace) = (text("verb"), text("resource"), text("namespace"));
+    let verb = VERBS.into_iter().find(|known| *known == verb).unwrap_or("other");
+    let act = Act { verb, plural: &plural, group: GROUP, namespace: &namespace, name: "" };
+    let allowed = authorize(&state, &user, &act).is_ok();
+    if let Some(review) = review.as_object_mut() {
+        review.insert("status".to_owned(), json!({"allowed": allowed}));
+    }
+    Ok((StatusCode::CREATED, Json(review)).into_response())
+}
+
 async fn version() -> Json<Value> {
     Json(
         json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
@@ -427,5 +450,6 @@ fn verb(method: &str, uri: &Uri) -> &'static str {
     }
 }
 
+const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Kubernetes' own default lifetime of a requested token.
 const TOKEN_SECONDS: u64 = 3600;

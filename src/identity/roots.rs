@@ -1,10 +1,13 @@
 //! Root certificates: the trust that everything else is measured against.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
+
+use crate::base::clock::from_unix_seconds;
 
 /// Why a text yields no roots.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,30 @@ pub enum RootsError {
 pub struct Roots {
     certificates: Arc<[CertificateDer<'static>]>,
     pem: Arc<str>,
+}
+
+/// What can be shown of a root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootCertificate {
+    /// Its subject.
+    pub subject: String,
+    /// The SHA-256 of its DER, in hexadecimal.
+    pub sha256: String,
+    /// Its end.
+    pub not_after: SystemTime,
+}
+
+impl RootCertificate {
+    fn new(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+        let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+        Some(Self {
+            subject: certificate.subject().to_string(),
+            sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            not_after: from_unix_seconds(end),
+        })
+    }
 }
 
 impl Roots {
@@ -122,6 +149,12 @@ impl Roots {
             Some(certificate.subject().to_string())
         };
         self.certificates.iter().filter_map(subject).collect()
+    }
+
+    /// What can be shown of each.
+    #[must_use]
+    pub fn shown(&self) -> Vec<RootCertificate> {
+        self.certificates.iter().filter_map(RootCertificate::new).collect()
     }
 
     fn collect(certificates: Vec<CertificateDer<'static>>) -> Self {
@@ -226,6 +259,9 @@ mod tests {
         assert_eq!(Roots::from_pem(roots.pem().as_bytes()).unwrap(), roots);
         assert_eq!(roots.union(&roots), roots);
         assert_eq!(roots.store().len(), 2);
+        let shown = roots.shown();
+        assert_eq!((shown.len(), shown[0].sha256.len()), (2, 64));
+        assert_ne!(shown[0].sha256, shown[1].sha256);
     }
 
     #[test]

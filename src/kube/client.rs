@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
 use super::{Auth, Ca, Config};
@@ -94,14 +95,22 @@ impl Client {
     /// # Errors
     /// When the URL, the roots or the client certificate cannot be used.
     pub fn new(config: Config, clock: SharedClock) -> Result<Self, KubeError> {
-        let server = config.server.trim_end_matches('/').to_owned();
-        let wrong = || KubeError::Server { found: server.clone() };
-        let url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
-        if url.scheme() != "https" || url.host_str().is_none() || url.path() != "/" {
+        let mut server = config.server.trim_end_matches('/').to_owned();
+        let wrong = || KubeError::Server { found: config.server.clone() };
+        let mut url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || url.host_str().is_none() || !plain {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if let Some(name) = config.tls_server_name.as_deref() {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            url.set_host(Some(name)).map_err(|_| wrong())?;
+            builder = builder.dns_resolver(Arc::new(Elsewhere { host }));
+            server = url.as_str().trim_end_matches('/').to_owned();
+        }
+        let http = builder
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

@@ -12,7 +12,10 @@ from case import LAB
 from vm import AGENT, ENVOY
 
 # The test classes, by the name that ARGS gives.
+from bundle import *
 from capture import *
+from credential import *
+from facts import *
 from faults import *
 from health import *
 from joining import *
