@@ -111,21 +111,27 @@ fn each_wrong_value_is_told_with_what_was_expected() {
             "identity: {source: vault}",
             "identity.source: found \"vault\", expected istiod, kubernetes",
         ),
-        ("identity: {source: kubernetes}", "identity.signerName: missing"),
+        (
+            "identity: {source: kubernetes}",
+            "identity.source: this source needs identity.signerName",
+        ),
         (
             "identity: {source: kubernetes, signerName: mesh}",
             "identity.signerName: found \"mesh\", expected a name such as",
         ),
         (
-            "identity: {source: kubernetes, signerName: a.b/c, ttl: 5m}",
+            "identity: {source: kubernetes, signerName: a.b/c, ttl: 5m}\nregistration: {kubernetes: {kubeconfig: a}}",
             "identity.ttl: the Kubernetes API signs for 10 minutes",
         ),
         (
             "identity: {source: kubernetes, signerName: a.b/c}",
             "identity.source: kubernetes needs the Kubernetes API",
         ),
-        ("identity: {source: files, files: {keyFile: k}}", "identity.files.certFile: missing"),
-        ("identity: {source: spiffe}", "identity.spiffeSocket: missing"),
+        (
+            "identity: {source: files, files: {keyFile: k}}",
+            "identity.source: this source needs identity.files.certFile",
+        ),
+        ("identity: {source: spiffe}", "identity.source: this source needs identity.spiffeSocket"),
         (
             "identity: {source: spiffe, spiffeSocket: 'tcp://127.0.0.1:1'}",
             "identity.spiffeSocket: \"tcp://127.0.0.1:1\" is no socket",
