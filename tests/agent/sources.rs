@@ -249,15 +249,17 @@ async fn a_strangers_control_plane_is_not_believed_because_it_answers() {
 #[tokio::test]
 async fn a_certificate_that_istiod_does_not_accept_any_more_gives_way_to_the_token() {
     let mut bed = Bed::new().await;
-    bed.run(json!({}));
+    // It is valid for long, and due for long not: nothing but the refusal can end it.
+    bed.run(json!({"identity": {"ttl": "1h"}}));
     let first = bed.until("certified", valid).await;
     assert_eq!(bed.stop().await, 0);
     bed.mesh.rotate_root().unwrap();
     bed.mesh.retire_old_roots().unwrap();
     let root = bed.path("etc/vm-agent/root-cert.pem");
     std::fs::write(root, bed.mesh.root_pem()).unwrap();
-    // Renewal is due at once; the old certificate is valid and offered first.
-    bed.run(json!({"identity": {"renewAt": 0.1, "renewJitter": 0.0}}));
+    bed.run(json!({"identity": {"ttl": "1h"}}));
+    bed.until("up", valid).await;
+    let _proxy = bed.proxy("client").await;
     let second = bed.until("certified anew", |status| serial(status) != serial(&first)).await;
     assert!(valid(&second));
     let seen = bed.mesh.seen().borrow().clone();
