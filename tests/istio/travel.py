@@ -113,7 +113,7 @@ class Travel(Case):
         self.assertEqual(self.vm1.stop(), 0)
         (self.vm1.root / "var/lib/vm-agent/identity.json").unlink()
         set_clock = self.with_clock(self.vm1.command_line("run"), -7200)
-        told = until("it says so", lambda: self.troubles(self.vm1, "not valid"))[0]
+        told = until("it says so", lambda: self.troubles(self.vm1, "is valid only from"))[0]
         self.assertIn("timedatectl", json.dumps(self.vm1.status()["conditions"]), told)
         self.assertFalse(self.vm1.status()["identity"]["valid"])
         set_clock(0)
