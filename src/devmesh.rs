@@ -18,6 +18,7 @@ mod seen;
 mod store;
 mod tls;
 mod token;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,7 @@ use rcgen::{DistinguishedName, DnType, KeyPair};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{self, SharedClock};
@@ -143,9 +144,9 @@ pub(crate) struct State {
     stranger: Authority,
     tokens: Tokens,
     faults: Faults,
-    seen: watch::Sender<Seen>,
+    seen: Sender<Seen>,
     /// Counts pushes; every stream answers again at each.
-    pushes: watch::Sender<u64>,
+    pushes: Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
     permissions: kube::Permissions,
@@ -376,7 +377,7 @@ impl Mesh {
 
     /// Lets a service account read and write WorkloadEntries of its namespace.
     pub fn grant(&self, namespace: &str, account: &str) {
-        let verbs = ["get", "list", "create", "update", "patch", "delete"];
+        let verbs = ["get", "list", "watch", "create", "update", "patch", "delete"];
         self.grant_verbs(namespace, account, &verbs, Resource::WorkloadEntries.plural());
     }
 
@@ -470,8 +471,8 @@ impl State {
             stranger: Authority::new("stranger", now, options.intermediate)?,
             tokens: Tokens::new(),
             faults: Faults::default(),
-            seen: watch::Sender::default(),
-            pushes: watch::Sender::default(),
+            seen: Sender::default(),
+            pushes: Sender::default(),
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
             permissions: kube::Permissions::default(),

@@ -7,7 +7,7 @@ mod kubeconfig;
 mod watch;
 
 pub use auth::Auth;
-pub use client::{Client, IssuedToken, Object};
+pub use client::{Client, IssuedToken, Object, Version};
 pub use error::{KubeError, Verb};
 pub use kubeconfig::{KubeconfigError, from_kubeconfig};
 pub use watch::{Watch, WatchEvent};

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::answer::{self, Act, Refusal};
 use super::faults::{Fault, Service};
 use super::seen::{SeenCall, record};
-use super::store::{API_VERSION, GROUP, Key, Resource, Write, WriteRefusal};
+use super::store::{API_VERSION, GROUP, Key, Preconditions, Resource, Write, WriteRefusal};
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+use super::watch::{self, Scope};
 use super::{State, lock};
 use crate::base::clock::rfc3339;
 
@@ -150,33 +151,42 @@ async fn list_all(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path(plural): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    listed(&state, &user, &plural, "")
+    Query(options): Options,
+) -> Result<Response, Refusal> {
+    listed(&state, &user, (&plural, ""), &options)
 }
 
 async fn list(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path((namespace, plural)): Path<(String, String)>,
-) -> Result<Json<Value>, Refusal> {
-    listed(&state, &user, &plural, &namespace)
+    Query(options): Options,
+) -> Result<Response, Refusal> {
+    listed(&state, &user, (&plural, &namespace), &options)
 }
 
 fn listed(
     state: &State,
     user: &User,
-    plural: &str,
-    namespace: &str,
-) -> Result<Json<Value>, Refusal> {
+    (plural, namespace): (&str, &str),
+    options: &BTreeMap<String, String>,
+) -> Result<Response, Refusal> {
     let resource = resource(plural)?;
+    let scope = Scope::new(resource, namespace, options);
+    if watch::is_wanted(options) {
+        authorize(state, user, &act("watch", resource, namespace, ""))?;
+        return watch::follow(&state.objects, scope, options);
+    }
     authorize(state, user, &act("list", resource, namespace, ""))?;
     let items = state.objects.list(resource, Some(namespace).filter(|name| !name.is_empty()));
+    let items: Vec<Value> = items.into_iter().filter(|item| scope.has(item)).collect();
     Ok(Json(json!({
         "apiVersion": API_VERSION,
         "kind": format!("{}List", resource.kind()),
         "metadata": {"resourceVersion": state.objects.revision().to_string()},
         "items": items,
-    })))
+    }))
+    .into_response())
 }
 
 async fn apply(
@@ -240,12 +250,20 @@ async fn remove(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path((namespace, plural, name)): Place,
+    body: String,
 ) -> Result<Json<Value>, Refusal> {
-    let resource = resource(&plural)?;
-    authorize(&state, &user, &act("delete", resource, &namespace, &name))?;
-    let removed = state.objects.delete(resource, &namespace, &name);
-    let removed = removed.ok_or_else(|| Refusal::not_found(resource, &name))?;
-    Ok(Json(answer::deleted(resource, &removed)))
+    let key = Key::new(resource(&plural)?, &namespace, &name);
+    authorize(&state, &user, &act("delete", key.resource, &namespace, &name))?;
+    let options = if body.is_empty() { Value::Null } else { parse(&body)? };
+    let text = |path| options.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let wanted = Preconditions {
+        uid: text("/preconditions/uid"),
+        revision: text("/preconditions/resourceVersion"),
+    };
+    let removed = state.objects.remove(&key, &wanted);
+    let removed = removed.map_err(|_| Refusal::stale(key.resource, &name))?;
+    let removed = removed.ok_or_else(|| Refusal::not_found(key.resource, &name))?;
+    Ok(Json(answer::deleted(key.resource, &removed)))
 }
 
 fn write(state: &State, key: &Key, object: Value, how: &Write<'_>) -> Result<Response, Refusal> {
@@ -384,7 +402,7 @@ async fn resources() -> Json<Value> {
         json!({
             "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
             "namespaced": true, "kind": resource.kind(),
-            "verbs": ["create", "delete", "get", "list", "patch", "update"],
+            "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"],
         })
     });
     Json(json!({
@@ -397,6 +415,7 @@ async fn resources() -> Json<Value> {
 fn verb(method: &str, uri: &Uri) -> &'static str {
     let plural = uri.path().rsplit('/').next().unwrap_or_default();
     match method {
+        "GET" if uri.query().is_some_and(|query| query.contains("watch=true")) => "watch",
         "GET" if Resource::named(plural).is_some() => "list",
         "GET" => "get",
         "PATCH" => "patch",

@@ -59,6 +59,24 @@ impl Object {
     }
 }
 
+/// One version of one object, which no later object of the same name is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub revision: String,
+}
+
+impl Version {
+    /// The version of an object as the API server shows it.
+    #[must_use]
+    pub fn of(object: &Value) -> Option<Self> {
+        let text = |path| object.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        Some(Self { uid: text("/metadata/uid")?, revision: text("/metadata/resourceVersion")? })
+    }
+}
+
 /// A token that the API server made.
 pub struct IssuedToken {
     /// The token.
@@ -217,12 +235,18 @@ impl Client {
         Ok(Watch::new(response, object.title(), self.server.clone()))
     }
 
-    /// Deletes an object; one that does not exist is fine.
+    /// Deletes an object; one that does not exist is fine. With a version, only that one is
+    /// deleted: code 409 when the object has changed since, or is another one of that name.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
-    pub async fn delete(&self, object: &Object) -> Result<(), KubeError> {
-        let request = self.request(Method::DELETE, &object.path());
+    pub async fn delete(&self, object: &Object, only: Option<&Version>) -> Result<(), KubeError> {
+        let mut request = self.request(Method::DELETE, &object.path());
+        if let Some(Version { uid, revision }) = only {
+            let only = json!({"uid": uid, "resourceVersion": revision});
+            request = request
+                .json(&json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": only}));
+        }
         match self.call(Verb::Delete, object, request).await {
             Err(error) if error.code() != Some(404) => Err(error),
             _ => Ok(()),

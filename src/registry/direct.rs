@@ -97,7 +97,7 @@ impl Direct {
             let Object { namespace, name, .. } = self.object.clone();
             return Err(RemoveError::NotOurs { namespace, name });
         }
-        self.client.delete(&self.object).await?;
+        self.client.delete(&self.object, None).await?;
         tracing::info!(entry = self.object.name, "Removed the WorkloadEntry.");
         Ok(())
     }
