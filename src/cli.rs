@@ -11,6 +11,7 @@ mod leave;
 mod logs;
 mod options;
 mod progress;
+mod reload;
 mod run;
 mod screen;
 mod service;
@@ -46,6 +47,8 @@ enum Command {
     Status(status::Args),
     /// Wait until the agent has reached a state
     Wait(wait::Args),
+    /// Have the running agent read its configuration again (as SIGHUP does)
+    Reload,
     /// Take this machine out of the mesh and remove all that join and run made
     Leave(leave::Args),
     /// Show, apply or remove this host's redirect rules
@@ -75,6 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Status(args) => status::run(&cli.global, &args),
         Command::Wait(args) => wait::run(&cli.global, &args),
+        Command::Reload => reload::run(&cli.global),
         Command::Leave(args) => leave::run(&cli.global, &args),
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),

@@ -8,7 +8,7 @@ mod watch;
 
 pub use auth::Auth;
 pub use client::{Client, IssuedToken, Object, Version};
-pub use error::{KubeError, Verb};
+pub use error::{FieldConflict, KubeError, Verb};
 pub use kubeconfig::{KubeconfigError, from_kubeconfig};
 pub use watch::{Watch, WatchEvent};
 

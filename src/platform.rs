@@ -1,10 +1,16 @@
-//! What this host is: its name and its addresses. It reports, and decides nothing.
+//! What this host is: its name, its id and its addresses. It reports, and decides nothing.
+
+mod changes;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
+use std::path::Path;
+
+pub use changes::NetworkChanges;
 
 use sysinfo::{NetworkData, Networks};
 
+use crate::base::fsio;
 use crate::base::net::is_link_local;
 
 /// The short host name, made a DNS label: what `hostname -s` says, in lower case.
@@ -16,6 +22,16 @@ pub fn host_name() -> Option<String> {
         short.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let label = label.trim_matches('-');
     (!label.is_empty()).then(|| label.chars().take(63).collect())
+}
+
+/// The machine's id below a root directory (systemd `machine-id(5)`): 32 hexadecimal digits that
+/// stay for the life of an installation. They are not to be shown to others as they are.
+#[must_use]
+pub fn machine_id(root: &Path) -> Option<String> {
+    let text = fsio::read_text(&root.join("etc/machine-id"), ID_BYTES).ok()?;
+    let id = text.trim();
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| id.to_lowercase())
 }
 
 /// The addresses that other machines may know this one by: none of loopback, link-local and
@@ -57,9 +73,28 @@ fn is_bridge(name: &str) -> bool {
 /// A machine with more addresses has them for its containers.
 const ADDRESSES: usize = 32;
 
+/// A machine id is 33 bytes with its line end.
+const ID_BYTES: u64 = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_id_is_one_or_it_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(machine_id(root.path()), None);
+        fsio::make_directory(&root.path().join("etc"), 0o755).unwrap();
+        let write = |text: &str| {
+            fsio::replace(&root.path().join("etc/machine-id"), text.as_bytes(), fsio::PUBLIC)
+                .unwrap();
+            machine_id(root.path())
+        };
+        let id = "3d1219c7c4c5404aaa1f6d2a48adfda4";
+        assert_eq!(write(&format!("{id}\n")).as_deref(), Some(id));
+        // An image that has not been started yet.
+        assert_eq!(write("uninitialized\n"), None);
+    }
 
     #[test]
     fn addresses_of_container_bridges_are_not_ours() {

@@ -57,6 +57,7 @@ pub struct Plan {
 }
 
 /// How the WorkloadEntry is written.
+#[derive(Clone, Debug)]
 pub struct RegistrationPlan {
     /// By whom.
     pub mode: Mode,
@@ -68,6 +69,12 @@ pub struct RegistrationPlan {
     pub remove_on_stop: bool,
     /// How long others have to hear that the machine is leaving before its proxy drains.
     pub leave_delay: Duration,
+    /// After which absence another machine has lost its name to this one.
+    pub take_over_after: Duration,
+    /// After which absence entries of siblings are removed; `None` for never.
+    pub remove_stale_after: Option<Duration>,
+    /// How long istiod keeps the entry of a machine whose stream has ended.
+    pub grace: Duration,
 }
 
 /// Why there is no plan.
@@ -120,7 +127,7 @@ pub async fn plan(
     );
     let discovery = line(settings, &settings.mesh.discovery, &id);
     let ca = line(settings, &settings.mesh.ca, &id);
-    let workload = workload(settings, id.clone(), &discovery, clock).await?;
+    let workload = workload(settings, &discovery, clock, None).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let kube = kubernetes(settings)?;
@@ -163,7 +170,7 @@ pub async fn plan(
 
 /// Probes that name no host go to the machine's first address that is really here: the one that
 /// others use may be a gateway's.
-fn checks(settings: &Settings, workload: &Workload) -> health::Config {
+pub(super) fn checks(settings: &Settings, workload: &Workload) -> health::Config {
     let here = platform::interface_addresses();
     let mut own = workload.instance_ips.iter().copied();
     let own = own.find(|ip| here.iter().any(|(_, address)| address == ip));
@@ -205,26 +212,36 @@ fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane
     }
 }
 
-async fn workload(
+/// Who the machine is by its settings and addresses now. What it was `before` keeps its name and,
+/// while nobody can tell the way to istiod, its address.
+///
+/// # Errors
+/// When it has no address.
+pub(super) async fn workload(
     settings: &Settings,
-    id: SpiffeId,
     discovery: &controlplane::Config,
     clock: &SharedClock,
+    before: Option<&Workload>,
 ) -> Result<Workload, PlanError> {
     let wanted = &settings.workload;
     let found = platform::addresses();
     let address = match &wanted.address {
         Some(address) => address.clone(),
-        None => Address::Ip(own_address(discovery, clock, &found).await?),
+        None => {
+            let before = before.and_then(|workload| workload.address.ip());
+            Address::Ip(own_address(discovery, clock, &found, before).await?)
+        }
     };
     let mut instance_ips = wanted.instance_ips.clone();
     if instance_ips.is_empty() {
         instance_ips.extend(address.ip());
         instance_ips.extend(found.into_iter().filter(|ip| Some(*ip) != address.ip()));
     }
+    let name = before.map(|workload| workload.name.clone());
+    let name = name.or_else(|| wanted.name.clone()).or_else(platform::host_name);
     Ok(Workload {
-        name: wanted.name.clone().or_else(platform::host_name).unwrap_or_else(|| "vm".to_owned()),
-        id,
+        name: name.unwrap_or_else(|| "vm".to_owned()),
+        id: discovery.id.clone(),
         group: wanted.group.clone(),
         address,
         instance_ips,
@@ -236,12 +253,13 @@ async fn workload(
     })
 }
 
-/// The source address of the route to istiod; with istiod's name unresolvable, the first address
-/// of an interface.
+/// The source address of the route to istiod; with istiod's name unresolvable, the one from before
+/// while it is there, else the first address of an interface.
 async fn own_address(
     discovery: &controlplane::Config,
     clock: &SharedClock,
     found: &[IpAddr],
+    before: Option<IpAddr>,
 ) -> Result<IpAddr, PlanError> {
     let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
     let why = match dialer.resolve().await {
@@ -251,7 +269,8 @@ async fn own_address(
         },
         Err(error) => crate::base::trouble::chain(&error),
     };
-    found.first().copied().ok_or(PlanError::Address { why })
+    let kept = before.filter(|ip| found.contains(ip));
+    kept.or_else(|| found.first().copied()).ok_or(PlanError::Address { why })
 }
 
 fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
@@ -270,19 +289,31 @@ fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
 
 fn registration(settings: &Settings, workload: &Workload) -> RegistrationPlan {
     let wanted = &settings.registration;
-    let (mode, name) = match wanted.mode {
-        RegistrationMode::Istiod => {
-            let ip = workload.instance_ips.first().copied();
-            let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            let group = workload.group.as_deref().unwrap_or_default();
-            (Mode::Istiod, auto_registered_name(group, ip, &workload.network))
-        }
-        RegistrationMode::Kubernetes => (Mode::Kubernetes, workload.name.clone()),
-        RegistrationMode::None => (Mode::None, workload.name.clone()),
+    let mode = match wanted.mode {
+        RegistrationMode::Istiod => Mode::Istiod,
+        RegistrationMode::Kubernetes => Mode::Kubernetes,
+        RegistrationMode::None => Mode::None,
     };
-    let (force, remove_on_stop) = (wanted.force, wanted.remove_on_stop);
-    let leave_delay = wanted.leave_delay;
-    RegistrationPlan { mode, name, force, remove_on_stop, leave_delay }
+    RegistrationPlan {
+        mode,
+        name: entry_name(mode, workload),
+        force: wanted.force,
+        remove_on_stop: wanted.remove_on_stop,
+        leave_delay: wanted.leave_delay,
+        take_over_after: wanted.take_over_after,
+        remove_stale_after: Some(wanted.remove_stale_after).filter(|after| !after.is_zero()),
+        grace: wanted.grace_period,
+    }
+}
+
+/// The name of the machine's entry.
+pub(super) fn entry_name(mode: Mode, workload: &Workload) -> String {
+    if mode != Mode::Istiod {
+        return workload.name.clone();
+    }
+    let ip = workload.instance_ips.first().copied();
+    let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    auto_registered_name(workload.group.as_deref().unwrap_or_default(), ip, &workload.network)
 }
 
 /// The limit of each step of a dial to the control plane.

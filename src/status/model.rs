@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::base::clock::{SharedClock, rfc3339};
+use crate::base::clock::{self, SharedClock, rfc3339};
 use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
 use crate::dns::{self, DnsState};
@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub identity: IdentityView,
     /// The line to istiod.
     pub control_plane: ControlPlaneView,
+    /// The configuration that it was started with, and what was read since.
+    pub configuration: ConfigurationState,
     /// Its WorkloadEntry.
     pub registration: RegistrationState,
     /// Envoy.
@@ -115,6 +117,20 @@ pub struct ControlPlaneView {
     pub upstream: UpstreamState,
 }
 
+/// The configuration since the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ConfigurationState {
+    /// How often it was read again.
+    pub reads: u64,
+    /// When a good one was read last, RFC 3339.
+    #[serde(serialize_with = "clock::serialize_time")]
+    pub read_at: Option<SystemTime>,
+    /// Settings that have changed and count only after a restart.
+    pub restart: Vec<String>,
+    /// Why the one that was read last is not taken.
+    pub trouble: Option<Trouble>,
+}
+
 /// What SDS served.
 #[derive(Clone, Debug, Serialize)]
 pub struct SdsView {
@@ -129,7 +145,8 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `storage`, `control-plane`, `registration`, `proxy`, `capture`, `dns`, `health`.
+    /// `identity`, `storage`, `control-plane`, `configuration`, `registration`, `proxy`, `capture`,
+    /// `dns`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -156,7 +173,9 @@ pub struct Board {
     /// When the agent started.
     pub started: Instant,
     /// Who the machine claims to be.
-    pub workload: Workload,
+    pub workload: watch::Receiver<Arc<Workload>>,
+    /// The configuration since the start.
+    pub configuration: watch::Receiver<ConfigurationState>,
     /// Where istiod is.
     pub endpoint: String,
     /// The vault's current identity.
@@ -189,6 +208,7 @@ impl Board {
     pub fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
         let upstream = self.upstream.borrow().clone();
+        let configuration = self.configuration.borrow().clone();
         let registration = self.registration.borrow().clone();
         let proxy = self.proxy.borrow().clone();
         let capture = self.capture.borrow().clone();
@@ -200,6 +220,7 @@ impl Board {
             ("identity", &identity.renewal.trouble),
             ("storage", &identity.renewal.storage_trouble),
             ("control-plane", &upstream.trouble),
+            ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
@@ -214,6 +235,7 @@ impl Board {
             workload: self.workload(),
             identity,
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
+            configuration,
             registration,
             proxy,
             capture,
@@ -259,7 +281,7 @@ impl Board {
             Err(past) => -i64::try_from(past.duration().as_secs()).unwrap_or(i64::MAX),
         };
         IdentityView {
-            id: self.workload.id.to_string(),
+            id: self.workload.borrow().id.to_string(),
             valid: current.as_ref().is_some_and(|identity| identity.is_valid_at(now)),
             serial: current.as_ref().map(|identity| identity.serial().to_owned()),
             issuer: current.as_ref().map(|identity| identity.issuer().to_owned()),
@@ -272,7 +294,7 @@ impl Board {
     }
 
     fn workload(&self) -> WorkloadView {
-        let workload = &self.workload;
+        let workload = self.workload.borrow();
         WorkloadView {
             name: workload.name.clone(),
             namespace: workload.id.namespace().to_string(),

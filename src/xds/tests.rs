@@ -421,8 +421,11 @@ async fn serves_at_a_unix_socket() {
     let listener = uds::bind(&path).unwrap();
     let me = nix::unistd::getuid().as_raw();
     let config = Config { peers: Peers::new(vec![me]), name_table: false };
-    let inputs =
-        Inputs { health: world.health.subscribe(), admission: world.admission.subscribe() };
+    let inputs = Inputs {
+        health: world.health.subscribe(),
+        admission: world.admission.subscribe(),
+        claims: world.claims.subscribe(),
+    };
     let (wire, mut istiod) = fakes::istiod(&world.tasks);
     let relay = relay_over(config, wire, inputs, clock::system(), world.tasks.child());
     let server = relay.serve(listener);

@@ -127,8 +127,12 @@ fn ports(reader: &mut Reader<'_>) -> BTreeMap<String, u16> {
             Err(what) => reader.wrong_in("workload.ports", &name, what),
         }
     }
+    if ports.len() > PORTS {
+        reader.wrong("workload.ports", format!("more than {PORTS} ports"));
+    }
     ports
 }
 
-/// istiod's limit (istio/api `networking/v1alpha3/workload_entry.proto`).
+/// istiod's limits (istio/api `networking/v1alpha3/workload_entry.proto`).
 const LABELS: usize = 256;
+const PORTS: usize = 128;

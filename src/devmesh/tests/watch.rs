@@ -11,7 +11,7 @@ fn client(mesh: &Mesh) -> Client {
         ca: Ca::Pem(mesh.root_pem()),
         auth: Auth::Token(mesh.admin_token().into()),
     };
-    Client::new(config, crate::base::clock::system()).unwrap()
+    Client::new(config, clock::system()).unwrap()
 }
 
 fn place(name: &str) -> Object {
