@@ -352,11 +352,11 @@ impl<'a> Course<'a> {
                 .then(|| "its machine is another one".to_owned());
         }
         let mut drifted = fields::drifted(live, &look.kept);
+        // A field that others hold, and have changed since: they may have let go of it.
         let wanted = entry(&self.workload.borrow(), &self.direct.config.machine);
-        let before = fields::drifted(&look.live, &wanted);
-        let now = fields::drifted(live, &wanted);
-        // A field that its other owner has let go of.
-        drifted.extend(before.into_iter().filter(|field| !now.contains(field)));
+        let theirs = fields::drifted(&look.live, &wanted);
+        let moved = fields::drifted(live, &look.live);
+        drifted.extend(theirs.into_iter().filter(|field| moved.contains(field)));
         (!drifted.is_empty()).then(|| drifted.join(", "))
     }
 
