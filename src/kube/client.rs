@@ -1,6 +1,6 @@
 //! HTTP to the API server: every call has a limit of time and size.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -90,7 +90,9 @@ pub struct IssuedToken {
 pub struct Client {
     server: String,
     auth: Auth,
-    http: reqwest::Client,
+    tls: rustls::ClientConfig,
+    /// Its connections; replaced with them.
+    http: Mutex<reqwest::Client>,
     clock: SharedClockDebug,
 }
 
@@ -116,19 +118,17 @@ impl Client {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT_LIMIT)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .http2_keep_alive_timeout(KEEPALIVE_LIMIT)
-            .http2_keep_alive_while_idle(true)
-            .timeout(CALL_LIMIT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| KubeError::Tls { why: chain(&error) })?;
-        Ok(Self { server, auth: config.auth, http, clock: SharedClockDebug(clock) })
+        let http = Mutex::new(connections(&tls)?);
+        Ok(Self { server, auth: config.auth, tls, http, clock: SharedClockDebug(clock) })
+    }
+
+    /// Lets the next call make a new connection: those that began at an address which this machine
+    /// no longer has are dead, though nobody says so.
+    pub fn reconnect(&self) {
+        match connections(&self.tls) {
+            Ok(new) => *self.http.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Err(error) => tracing::debug!(%error, "The connections stay as they are."),
+        }
     }
 
     /// Reads an object.
@@ -254,7 +254,8 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.server))
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        http.request(method, format!("{}{path}", self.server))
     }
 
     async fn call(
@@ -315,6 +316,21 @@ impl Client {
         // The URL stands beside it already.
         KubeError::Transport { verb, what, server, source: source.without_url() }
     }
+}
+
+fn connections(tls: &rustls::ClientConfig) -> Result<reqwest::Client, KubeError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEPALIVE_LIMIT)
+        .http2_keep_alive_while_idle(true)
+        .timeout(CALL_LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| KubeError::Tls { why: chain(&error) })
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

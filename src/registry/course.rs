@@ -1,6 +1,7 @@
 //! How the entry is kept true: it is applied, watched, and applied again when it drifts. Whoever
 //! holds one of our fields is named and keeps it; the other fields stay true.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::{entry, fields, object};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::trouble::Trouble;
 use crate::kube::{FieldConflict, KubeError, Object, Version, Watch, WatchEvent};
-use crate::workload::Workload;
+use crate::workload::{Address, Workload};
 
 /// One run of a hand on an entry.
 pub(super) struct Course<'a> {
@@ -32,6 +33,8 @@ pub(super) struct Course<'a> {
     uid: Option<String>,
     /// False once the API server has refused a watch.
     may_watch: bool,
+    /// The addresses at the last look.
+    addresses: (Address, Vec<IpAddr>),
 }
 
 /// Why the entry has to be looked at.
@@ -58,9 +61,12 @@ struct Look {
 
 impl<'a> Course<'a> {
     pub(super) fn new(direct: &'a Direct) -> Self {
+        let workload = direct.workload.clone();
+        let addresses = addresses(&workload.borrow());
         Self {
             direct,
-            workload: direct.workload.clone(),
+            workload,
+            addresses,
             failures: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             repairs: Backoff::new(FIRST_REPAIR, LONGEST_REPAIR),
             repaired: None,
@@ -95,6 +101,10 @@ impl<'a> Course<'a> {
     async fn look(&mut self) -> Result<Look, RegisterError> {
         let Direct { client, config, .. } = self.direct;
         let workload = Arc::clone(&self.workload.borrow_and_update());
+        let addresses = addresses(&workload);
+        if std::mem::replace(&mut self.addresses, addresses.clone()) != addresses {
+            client.reconnect();
+        }
         let (object, wanted) = (object(&workload), entry(&workload, &config.machine));
         let manager = config.machine.field_manager();
         let error = match client.apply(&object, &wanted, &manager, false).await {
@@ -395,6 +405,10 @@ fn taken(object: &Object, address: &str, how: String) -> RegisterError {
         how,
         removal: format!("kubectl -n {namespace} delete workloadentry {name}"),
     }
+}
+
+fn addresses(workload: &Workload) -> (Address, Vec<IpAddr>) {
+    (workload.address.clone(), workload.instance_ips.clone())
 }
 
 fn revision(live: &Value) -> String {

@@ -13,6 +13,7 @@ from vm import AGENT, ENVOY
 
 # The test classes, by the name that ARGS gives.
 from capture import *
+from drift import *
 from faults import *
 from health import *
 from joining import *
