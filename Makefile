@@ -28,7 +28,7 @@ test-unit: ## Unit tests, the architecture's rules, fresh generated code
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test registration --test cli
+	$(CARGO) test --locked --features devmesh --test agent --test registration --test cli --test facts
 
 test-envoy: ## The agent's bootstrap and supervision with the real Envoy
 	@echo "== tier: real Envoy"
@@ -46,7 +46,7 @@ bench-names: root peers build ## DNS answers beside the real pilot-agent's (root
 	python3 benches/names.py $(ARGS)
 
 fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
-	cd fuzz && for target in dns_packet name_table probe_answer capture_rules; do \
+	cd fuzz && for target in dns_packet name_table probe_answer capture_rules facts; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(ARGS),600) || exit 1; done
 
 gen: ## Make the generated protocol code again

@@ -3,6 +3,7 @@
 mod bearings;
 mod chronicle;
 mod claims;
+mod facts;
 mod machine;
 mod plan;
 mod registration;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use machine::machine;
-pub use plan::{CapturePlan, Plan, PlanError, RegistrationPlan, plan};
+pub use plan::{CapturePlan, FactsPlan, Plan, PlanError, RegistrationPlan, plan};
 pub use reload::Configuration;
 pub use start::StartError;
 

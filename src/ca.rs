@@ -8,7 +8,8 @@ use std::time::Duration;
 pub use istiod::IstiodIssuer;
 
 use crate::base::backoff::Retry;
-use crate::controlplane::{DialError, Endpoint, TokenError};
+use crate::controlplane::{DialError, Endpoint};
+use crate::credential::{LadderError, Rung};
 use crate::identity::Roots;
 
 /// A certificate signing request and the lifetime that is asked for.
@@ -46,9 +47,9 @@ pub enum IssueError {
     Dial(#[source] DialError),
     /// There is nothing to authenticate with.
     #[error("cannot authenticate to the certificate authority")]
-    Token(#[source] TokenError),
+    Token(#[source] LadderError),
     /// The CA said no.
-    #[error("{endpoint} did not sign the certificate request: {message} ({code:?})")]
+    #[error("{endpoint} did not sign the certificate request{}: {message} ({code:?})", with(sent))]
     Refused {
         /// The CA.
         endpoint: Endpoint,
@@ -56,6 +57,8 @@ pub enum IssueError {
         code: tonic::Code,
         /// Its words.
         message: String,
+        /// Whose token it was sent.
+        sent: Option<Rung>,
     },
     /// The CA did not answer.
     #[error("{endpoint} did not answer a certificate request within {limit:?}")]
@@ -75,13 +78,17 @@ pub enum IssueError {
     },
 }
 
+fn with(sent: &Option<Rung>) -> String {
+    sent.map(|rung| format!(" with the token of {}", rung.setting())).unwrap_or_default()
+}
+
 impl IssueError {
     /// Whether it can pass by itself.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             Self::Dial(error) => error.retry(),
-            Self::Token(_) => Retry::Later,
+            Self::Token(error) => error.retry(),
             Self::Late { .. } => Retry::Soon,
             Self::Malformed { .. } => Retry::Later,
             Self::Refused { code, .. } => match code {

@@ -5,6 +5,7 @@ mod capture;
 mod cert;
 mod config;
 mod exit;
+mod facts;
 mod join;
 mod launch;
 mod leave;
@@ -60,6 +61,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Show what is known of this machine and its cloud, by the names that templates use
+    Facts(Box<facts::Args>),
     /// Show the version
     Version,
     /// Become the proxy (used by the agent itself)
@@ -83,6 +86,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
+        Command::Facts(args) => facts::run(&cli.global, &args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
     };

@@ -18,8 +18,8 @@ pub use environment::add as add_environment;
 pub use paths::Paths;
 pub use reader::Effective;
 pub use sections::{
-    Capture, CaptureMode, Dns, Health, Identity, Kubernetes, Log, Mesh, Proxy, Registration,
-    RegistrationMode, Settings, Status, Workload,
+    Capture, CaptureMode, Credential, Dns, Facts, Health, Identity, Kubernetes, Log, Mesh, Proxy,
+    Registration, RegistrationMode, Settings, Status, Templates, Unfilled, Workload,
 };
 pub use yaml::{
     Lines, MAX_BYTES, parse as parse_yaml, parse_value as parse_yaml_value,
@@ -50,6 +50,20 @@ pub fn load(document: &Document, paths: &Paths) -> Result<Loaded, Problems> {
     let (problems, effective) = reader.finish();
     match settings {
         Some(settings) if problems.is_empty() => Ok(Loaded { settings, effective }),
+        _ => Err(Problems(problems)),
+    }
+}
+
+/// What `workload.facts` of a document says, for a machine without a whole configuration.
+///
+/// # Errors
+/// With all problems of that section.
+pub fn load_facts(document: &Document) -> Result<Facts, Problems> {
+    let mut reader = Reader::new(document);
+    let facts = Facts::read(&mut reader);
+    let (problems, _) = reader.finish();
+    match facts {
+        Some(facts) if problems.is_empty() => Ok(facts),
         _ => Err(Problems(problems)),
     }
 }

@@ -4,9 +4,7 @@
 mod dialer;
 mod endpoint;
 mod error;
-mod token;
 
-pub use dialer::{Config, Connection, Dialer};
+pub use dialer::{Config, Connection, Dialer, Headers};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{DialError, Step};
-pub use token::{Token, TokenError};

@@ -8,6 +8,7 @@ mod ads;
 mod answer;
 mod apply;
 mod ca;
+mod cloud;
 mod faults;
 mod join;
 mod kube;
@@ -23,6 +24,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use cloud::{CloudFault, CloudService, Instance};
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
 pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
@@ -77,6 +79,10 @@ pub struct Options {
     pub grace: Duration,
     /// How often such entries are swept away; `None`: only by [`Mesh::sweep`].
     pub sweep_every: Option<Duration>,
+    /// The shortest lifetime of a token that may be asked of the Kubernetes API.
+    pub least_token_life: Duration,
+    /// The longest lifetime that such a token is given, whatever is asked for.
+    pub longest_token_life: Duration,
     /// The clock of certificates, tokens and objects.
     pub clock: SharedClock,
 }
@@ -95,6 +101,8 @@ impl Default for Options {
             kube_listen: any,
             grace: Duration::from_secs(10),
             sweep_every: None,
+            least_token_life: Duration::from_secs(600),
+            longest_token_life: 365 * DAY,
             clock: clock::system(),
         }
     }
@@ -375,10 +383,13 @@ impl Mesh {
         self.state.objects.put(Resource::WorkloadGroups, namespace, name, object);
     }
 
-    /// Lets a service account read and write WorkloadEntries of its namespace.
+    /// Lets a service account read and write WorkloadEntries of its namespace, and make tokens for
+    /// itself.
     pub fn grant(&self, namespace: &str, account: &str) {
         let verbs = ["get", "list", "watch", "create", "update", "patch", "delete"];
         self.grant_verbs(namespace, account, &verbs, Resource::WorkloadEntries.plural());
+        let own = format!("serviceaccounts/token {account}");
+        self.grant_verbs(namespace, account, &["create"], &own);
     }
 
     /// Lets a service account do this with a resource of its namespace, such as `create` with

@@ -1,11 +1,13 @@
-//! Who this machine is: SPIFFE ID, key pair, CSR, and verified certificates. It opens no file and
-//! no socket.
+//! Who this machine is: SPIFFE ID, key pair, CSR, verified certificates, and what a token says of
+//! its bearer. It opens no file and no socket.
 
+mod claims;
 mod issued;
 mod key;
 mod roots;
 mod spiffe_id;
 
+pub use claims::{Account, BoundObject, Claims, ClaimsError};
 pub use issued::{Candidate, IssuedIdentity, Refusal};
 pub use key::{KeyAlgorithm, KeyError, KeyPair};
 pub use roots::{Roots, RootsError};

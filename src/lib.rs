@@ -18,9 +18,12 @@ pub mod identity;
 pub mod platform;
 pub mod systemd;
 
-pub mod controlplane;
 pub mod kube;
 pub mod workload;
+
+pub mod credential;
+
+pub mod controlplane;
 
 pub mod ca;
 pub mod envoy;

@@ -1,106 +1,109 @@
-//! What this host is: its name, its id and its addresses. It reports, and decides nothing.
+//! What this host is, and what its cloud says of it. It reports, and decides nothing.
 
+mod addresses;
 mod changes;
+mod cloud;
+mod fact;
+mod facts;
+mod host;
+mod instance_data;
+mod machine_id;
+mod metadata;
+mod record;
+mod survey;
+mod template;
 
-use std::ffi::OsString;
-use std::net::IpAddr;
-use std::path::Path;
-
+pub use addresses::{addresses, host_name, interface_addresses};
 pub use changes::NetworkChanges;
+pub use cloud::{Provider, Told, ask, aws_document, azure_compute, gcp_name};
+pub use fact::{Fact, UnknownFact};
+pub use facts::{Cloud, Facts, Host};
+pub use instance_data::parse as cloud_init;
+pub use machine_id::machine_id;
+pub use metadata::MetadataError;
+pub use record::{Record, RecordError};
+pub use survey::{Survey, survey};
+pub use template::{Syntax, Template, TemplateError};
 
-use sysinfo::{NetworkData, Networks};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use crate::base::fsio;
-use crate::base::net::is_link_local;
+use serde::Serialize;
 
-/// The short host name, made a DNS label: what `hostname -s` says, in lower case.
-#[must_use]
-pub fn host_name() -> Option<String> {
-    let full = sysinfo::System::host_name().ok()?;
-    let short = full.split('.').next().unwrap_or_default().to_lowercase();
-    let label: String =
-        short.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let label = label.trim_matches('-');
-    (!label.is_empty()).then(|| label.chars().take(63).collect())
+use crate::base::clock;
+use crate::base::trouble::Trouble;
+
+/// Where facts about the cloud come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Who is asked.
+    pub source: Source,
+    /// The metadata service.
+    pub address: SocketAddr,
+    /// What cloud-init wrote down.
+    pub instance_data: PathBuf,
+    /// Tags that are asked for by name, at most [`TAGS`].
+    pub tags: BTreeSet<String>,
+    /// Whether all other tags are asked for as well, where the cloud lists them with their values.
+    pub other_tags: bool,
 }
 
-/// The machine's id below a root directory (systemd `machine-id(5)`): 32 hexadecimal digits that
-/// stay for the life of an installation. They are not to be shown to others as they are.
-#[must_use]
-pub fn machine_id(root: &Path) -> Option<String> {
-    let text = fsio::read_text(&root.join("etc/machine-id"), ID_BYTES).ok()?;
-    let id = text.trim();
-    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_id.then(|| id.to_lowercase())
+/// Who is asked for facts about the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// cloud-init's file, and the cloud that the machine's firmware names.
+    Auto,
+    /// cloud-init's file only.
+    CloudInit,
+    /// This cloud's metadata service only.
+    Metadata(Provider),
+    /// Nobody.
+    None,
 }
 
-/// The addresses that other machines may know this one by: none of loopback, link-local and
-/// container-bridge interfaces.
-#[must_use]
-pub fn addresses() -> Vec<IpAddr> {
-    let ours = interface_addresses().into_iter().filter(|(name, _)| !is_bridge(name));
-    let mut found = Vec::new();
-    for (_, ip) in ours.take(ADDRESSES) {
-        if !found.contains(&ip) {
-            found.push(ip);
-        }
-    }
-    found
+/// Where the facts in use came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The cloud's metadata service, since this start.
+    Metadata,
+    /// The metadata service, before this start.
+    Remembered,
+    /// cloud-init's file.
+    CloudInit,
+    /// Nothing is known of a cloud.
+    #[default]
+    None,
 }
 
-/// Every address that is neither loopback nor link-local, with the name of its interface.
-#[must_use]
-pub fn interface_addresses() -> Vec<(String, IpAddr)> {
-    let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
-    let mut interfaces: Vec<_> = networks.iter().collect();
-    interfaces.sort_by(|one, other| one.0.cmp(other.0));
-    let of = |(name, data): (&OsString, &NetworkData)| {
-        let name = name.to_string_lossy().into_owned();
-        let ips: Vec<IpAddr> = data.ip_networks().iter().map(|network| network.addr).collect();
-        ips.into_iter().map(move |ip| (name.clone(), ip))
-    };
-    let all = interfaces.into_iter().flat_map(of);
-    all.filter(|(_, ip)| !ip.is_loopback() && !is_link_local(*ip)).collect()
+/// The facts at one moment. There is no secret among them, and no identifier of the machine from
+/// which its machine ID could be told.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FactsState {
+    /// Host and cloud.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Where those about the cloud came from.
+    pub source: Origin,
+    /// When the cloud said so, RFC 3339.
+    #[serde(serialize_with = "clock::serialize_time")]
+    pub learned_at: Option<SystemTime>,
+    /// Why something that is wanted is not known, or no longer so.
+    pub trouble: Option<Trouble>,
 }
 
-/// Interfaces that container engines and hypervisors make.
-fn is_bridge(name: &str) -> bool {
-    ["docker", "br-", "cni", "veth", "virbr", "podman", "cali", "flannel"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-}
-
-/// A machine with more addresses has them for its containers.
-const ADDRESSES: usize = 32;
-
-/// A machine id is 33 bytes with its line end.
-const ID_BYTES: u64 = 4096;
+/// Every cloud's own address for it; those of AWS, Azure and Google agree.
+pub const METADATA_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254)), 80);
+/// Where cloud-init writes it for everyone to read.
+pub const INSTANCE_DATA: &str = "/run/cloud-init/instance-data.json";
+/// How long a metadata service is asked where nothing waits for it. It is on the machine's own
+/// host, and answers within milliseconds or not at all.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// AWS and Azure have at most 50 tags on a machine.
+pub const TAGS: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_id_is_one_or_it_is_none() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(machine_id(root.path()), None);
-        fsio::make_directory(&root.path().join("etc"), 0o755).unwrap();
-        let write = |text: &str| {
-            fsio::replace(&root.path().join("etc/machine-id"), text.as_bytes(), fsio::PUBLIC)
-                .unwrap();
-            machine_id(root.path())
-        };
-        let id = "3d1219c7c4c5404aaa1f6d2a48adfda4";
-        assert_eq!(write(&format!("{id}\n")).as_deref(), Some(id));
-        // An image that has not been started yet.
-        assert_eq!(write("uninitialized\n"), None);
-    }
-
-    #[test]
-    fn addresses_of_container_bridges_are_not_ours() {
-        assert!(
-            is_bridge("docker0") && is_bridge("br-1a2b") && !is_bridge("br0") && !is_bridge("eth0")
-        );
-        assert!(addresses().iter().all(|ip| !ip.is_loopback()));
-    }
-}
+mod tests;

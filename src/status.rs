@@ -3,6 +3,7 @@
 
 mod admin;
 mod client;
+mod credential;
 mod http;
 mod metrics;
 mod model;
@@ -10,6 +11,7 @@ mod scrape;
 
 pub use admin::serve as serve_admin;
 pub use client::{AskError, Wish, ask, order};
+pub use credential::{CredentialView, RungView};
 pub use http::{Config, serve};
 pub use model::{
     Board, Condition, ConfigurationState, ControlPlaneView, IdentityView, Phase, SCHEMA, SdsView,

@@ -52,9 +52,18 @@ fn help_goes_to_standard_output_and_names_every_command_and_status() {
     let output = Command::new(AGENT).arg("--help").output().unwrap();
     let help = text(&output.stdout);
     assert!(output.status.success());
-    for word in
-        ["join", "run", "status", "wait", "leave", "cert", "config", "version", "Exit statuses"]
-    {
+    for word in [
+        "join",
+        "run",
+        "status",
+        "wait",
+        "leave",
+        "cert",
+        "config",
+        "facts",
+        "version",
+        "Exit statuses",
+    ] {
         assert!(help.contains(word), "{word}");
     }
     assert!(!help.contains("launch-proxy"));

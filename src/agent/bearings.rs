@@ -8,19 +8,21 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::plan::{checks, workload};
+use super::plan::{PlanError, Way, checks, workload_now};
 use super::reload::Reload;
 use crate::base::backoff::Backoff;
 use crate::base::clock::SharedClock;
 use crate::base::trouble::chain;
 use crate::controlplane;
-use crate::platform::NetworkChanges;
+use crate::platform::{self, NetworkChanges};
 use crate::workload::Workload;
 
 /// Keeps the workload as it is now.
 pub(super) struct Bearings {
     pub(super) reload: Reload,
     pub(super) discovery: controlplane::Config,
+    /// The facts that this start was made with.
+    pub(super) facts: platform::Facts,
     pub(super) clock: SharedClock,
     pub(super) workload: watch::Sender<Arc<Workload>>,
     /// Where probes of the application go.
@@ -46,9 +48,13 @@ impl Bearings {
     async fn look(&self) -> bool {
         let before = Arc::clone(&self.workload.borrow());
         let settings = self.reload.settings();
-        let looked = workload(settings, &self.discovery, &self.clock, Some(&before)).await;
-        let now = match looked {
+        let way = Way { discovery: &self.discovery, id: &before.id, clock: &self.clock };
+        let now = match workload_now(settings, &self.facts, &way, &before).await {
             Ok(now) => now,
+            Err(error @ PlanError::Facts { .. }) => {
+                tracing::warn!(error = chain(&error), "The machine stays who it was.");
+                return false;
+            }
             Err(error) => {
                 tracing::debug!(error = chain(&error), "The machine's address stays as it was.");
                 return false;

@@ -1,6 +1,8 @@
 //! The floor plan: what each room gets, decided before any of them is opened.
 
 mod capture;
+mod credential;
+mod facts;
 mod names;
 mod proxy;
 
@@ -13,8 +15,9 @@ use tokio::sync::watch;
 
 use crate::base::clock::SharedClock;
 use crate::capture::Interception;
-use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings};
+use crate::config::{self, Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
+use crate::credential::{self as ladder, Ladder};
 use crate::dns;
 use crate::envoy::{self, BinaryError, UserError, find_binary, resolve_user};
 use crate::health;
@@ -27,6 +30,8 @@ use crate::status;
 use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
 
 pub use capture::CapturePlan;
+pub use facts::FactsPlan;
+pub(super) use facts::learn;
 
 /// What the rooms are made with.
 pub struct Plan {
@@ -34,10 +39,14 @@ pub struct Plan {
     pub paths: Paths,
     /// Who the machine is.
     pub workload: Workload,
+    /// What is known of it, and who can tell more.
+    pub facts: FactsPlan,
     /// The line to istiod.
     pub discovery: controlplane::Config,
     /// The line to the certificate service.
     pub ca: controlplane::Config,
+    /// Tokens for istiod.
+    pub credential: ladder::Config,
     /// The vault.
     pub secrets: secrets::Config,
     /// The Kubernetes API, where we may use it.
@@ -95,6 +104,15 @@ pub enum PlanError {
     /// What root's programs do could not be told from what the proxy does.
     #[error("capture.mode: the proxy must not run as root where traffic is captured (proxy.user)")]
     CaptureOfRoot,
+    /// Templates cannot be filled in.
+    #[error("the settings of the workload cannot be completed{}", because(.why))]
+    Facts {
+        /// Which, and what they lack.
+        #[source]
+        source: Unfilled,
+        /// Why the cloud's facts are not known.
+        why: Option<String>,
+    },
     /// A group of a setting does not exist.
     #[error("there is no group {name:?} on this machine")]
     Group {
@@ -125,17 +143,23 @@ pub async fn plan(
         settings.workload.namespace.clone(),
         settings.workload.service_account.clone(),
     );
-    let discovery = line(settings, &settings.mesh.discovery, &id);
-    let ca = line(settings, &settings.mesh.ca, &id);
-    let workload = workload(settings, &discovery, clock, None).await?;
+    let discovery = line(settings, &settings.mesh.discovery);
+    let ca = line(settings, &settings.mesh.ca);
+    let credential = credential::credential(settings, paths, &id);
+    let (workload, facts) = workload(settings, paths, id.clone(), &discovery, clock).await?;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let kube = kubernetes(settings)?;
     let registration = registration(settings, &workload);
     let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
     let names = names::names(settings, paths, capture.is_some());
-    let inputs =
-        proxy::Inputs { settings, paths, workload: &workload, registration: &registration };
+    let inputs = proxy::Inputs {
+        settings,
+        paths,
+        workload: &workload,
+        facts: &facts,
+        registration: &registration,
+    };
     let transparent = settings.capture.interception == Interception::Tproxy && capture.is_some();
     let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
@@ -155,8 +179,10 @@ pub async fn plan(
     Ok(Plan {
         paths,
         workload,
+        facts,
         discovery,
         ca,
+        credential,
         secrets,
         kube,
         registration,
@@ -195,7 +221,7 @@ fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     }
 }
 
-fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane::Config {
+fn line(settings: &Settings, endpoint: &Endpoint) -> controlplane::Config {
     let Mesh { discovery, connect_to, server_name, root_cert, cluster_id, .. } = &settings.mesh;
     // Another host than istiod is not behind istiod's gateway.
     let same_host = endpoint.host == discovery.host;
@@ -204,64 +230,111 @@ fn line(settings: &Settings, endpoint: &Endpoint, id: &SpiffeId) -> controlplane
         connect_to: connect_to.clone().filter(|_| same_host),
         server_name: server_name.clone().filter(|_| same_host),
         root_cert: root_cert.clone(),
-        token_file: settings.token_file.clone(),
-        audience: settings.audience.clone(),
         cluster_id: cluster_id.clone(),
-        id: id.clone(),
         step_limit: STEP_LIMIT,
     }
 }
 
-/// Who the machine is by its settings and addresses now. What it was `before` keeps its name and,
-/// while nobody can tell the way to istiod, its address.
-///
-/// # Errors
-/// When it has no address.
-pub(super) async fn workload(
+/// The machine's address and the cloud's facts are found out side by side.
+async fn workload(
     settings: &Settings,
+    paths: &Paths,
+    id: SpiffeId,
     discovery: &controlplane::Config,
     clock: &SharedClock,
-    before: Option<&Workload>,
+) -> Result<(Workload, FactsPlan), PlanError> {
+    let wanted = &settings.workload;
+    let found = platform::addresses();
+    let way = Way { discovery, id: &id, clock };
+    let own = async {
+        if wanted.has_address() {
+            return None;
+        }
+        Some(own_address(&way, &found, None).await)
+    };
+    let (own, facts) = tokio::join!(own, facts::gather(wanted, paths, clock));
+    let known = &facts.state.facts;
+    let unfilled = |source| PlanError::Facts { source, why: facts.lack() };
+    let address = match (wanted.said_address(known).map_err(unfilled)?, own) {
+        (None, Some(own)) => Address::Ip(own?),
+        (None, None) => Address::Ip(own_address(&way, &found, None).await?),
+        (Some(address), _) => address,
+    };
+    let wanted = wanted.complete(known, &address).map_err(unfilled)?;
+    let name = wanted.name.clone().or_else(platform::host_name);
+    let name = name.unwrap_or_else(|| "vm".to_owned());
+    Ok((whole(wanted, (name, id), address, found), facts))
+}
+
+/// Who the machine is by its settings and addresses now, while the agent runs. It keeps its name,
+/// and, while nobody can tell the way to istiod, its address.
+///
+/// # Errors
+/// When it has no address, or its settings cannot be completed by the facts that are known.
+pub(super) async fn workload_now(
+    settings: &Settings,
+    known: &platform::Facts,
+    way: &Way<'_>,
+    before: &Workload,
 ) -> Result<Workload, PlanError> {
     let wanted = &settings.workload;
     let found = platform::addresses();
-    let address = match &wanted.address {
-        Some(address) => address.clone(),
-        None => {
-            let before = before.and_then(|workload| workload.address.ip());
-            Address::Ip(own_address(discovery, clock, &found, before).await?)
-        }
+    let unfilled = |source| PlanError::Facts { source, why: None };
+    let address = match wanted.said_address(known).map_err(unfilled)? {
+        Some(address) => address,
+        None => Address::Ip(own_address(way, &found, before.address.ip()).await?),
     };
-    let mut instance_ips = wanted.instance_ips.clone();
+    let wanted = wanted.complete(known, &address).map_err(unfilled)?;
+    Ok(whole(wanted, (before.name.clone(), before.id.clone()), address, found))
+}
+
+fn whole(
+    wanted: config::Workload,
+    (name, id): (String, SpiffeId),
+    address: Address,
+    found: Vec<IpAddr>,
+) -> Workload {
+    let mut instance_ips = wanted.instance_ips;
     if instance_ips.is_empty() {
         instance_ips.extend(address.ip());
         instance_ips.extend(found.into_iter().filter(|ip| Some(*ip) != address.ip()));
     }
-    let name = before.map(|workload| workload.name.clone());
-    let name = name.or_else(|| wanted.name.clone()).or_else(platform::host_name);
-    Ok(Workload {
-        name: name.unwrap_or_else(|| "vm".to_owned()),
-        id: discovery.id.clone(),
-        group: wanted.group.clone(),
+    Workload {
+        name,
+        id,
+        group: wanted.group,
         address,
         instance_ips,
-        labels: wanted.labels.clone(),
-        ports: wanted.ports.clone(),
-        network: wanted.network.clone(),
-        locality: wanted.locality.clone(),
+        labels: wanted.labels,
+        ports: wanted.ports,
+        network: wanted.network,
+        locality: wanted.locality,
         weight: wanted.weight,
-    })
+    }
+}
+
+fn because(why: &Option<String>) -> String {
+    why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
+}
+
+/// The way to istiod.
+pub(super) struct Way<'a> {
+    pub(super) discovery: &'a controlplane::Config,
+    pub(super) id: &'a SpiffeId,
+    pub(super) clock: &'a SharedClock,
 }
 
 /// The source address of the route to istiod; with istiod's name unresolvable, the one from before
 /// while it is there, else the first address of an interface.
 async fn own_address(
-    discovery: &controlplane::Config,
-    clock: &SharedClock,
+    way: &Way<'_>,
     found: &[IpAddr],
     before: Option<IpAddr>,
 ) -> Result<IpAddr, PlanError> {
-    let dialer = Dialer::new(discovery.clone(), watch::channel(None).1, clock.clone());
+    let Way { discovery, id, clock } = *way;
+    let tokens = ladder::Config::without_tokens(id.clone());
+    let tokens = Ladder::new(tokens, None, clock.clone());
+    let dialer = Dialer::new(discovery.clone(), tokens, watch::channel(None).1, clock.clone());
     let why = match dialer.resolve().await {
         Ok(istiod) => match source_address_towards(istiod) {
             Ok(ip) => return Ok(ip),

@@ -101,6 +101,7 @@ fn take(kept: &mut Loaded, new: Loaded) {
     old.network = new_workload.network;
     old.address = new_workload.address;
     old.instance_ips = new_workload.instance_ips;
+    old.templates = new_workload.templates;
     kept.effective.retain(|one| !is_live(&one.setting));
     kept.effective.extend(new.effective.into_iter().filter(|one| is_live(&one.setting)));
 }

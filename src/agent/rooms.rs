@@ -1,4 +1,5 @@
-//! Starts the rooms that a plan may or may not have: redirected traffic, names, health.
+//! Starts the rooms that a plan may or may not have: redirected traffic, names, health;
+//! and the one that keeps our tokens.
 
 use std::sync::Arc;
 
@@ -9,10 +10,12 @@ use super::start::never_ends;
 use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
 use crate::capture::{CaptureState, Keeper};
+use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
 use crate::proto::nds::NameTable;
+use crate::secrets::{RenewalPhase, Vault};
 use crate::xds;
 
 /// Whether the proxy can take traffic, as a signal of its own.
@@ -39,6 +42,24 @@ pub(super) fn readiness(
     };
     tasks.critical("readiness", never_ends(until_stopped));
     is_ready
+}
+
+/// Keeps the tokens, and wakes a renewal that waits for one.
+pub(super) fn credential(tasks: &Tasks, ladder: Ladder, vault: &Vault) {
+    let (mut news, vault) = (ladder.news(), vault.clone());
+    tasks.critical("credential", never_ends(ladder.keep(tasks.stop_signal())));
+    tasks.spawn("credential-news", async move {
+        while news.changed().await.is_ok() {
+            let waits = {
+                let renewal = vault.renewal();
+                let renewal = renewal.borrow();
+                renewal.phase == RenewalPhase::Retrying && renewal.next_attempt.is_some()
+            };
+            if waits {
+                vault.renew_now();
+            }
+        }
+    });
 }
 
 /// Answers names, where that is asked for.

@@ -15,7 +15,7 @@ use super::chronicle::Chronicle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Hears, Plan, rooms};
+use super::{Agent, CapturePlan, Hears, Plan, facts, rooms};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -23,6 +23,7 @@ use crate::base::uds::{self, Peers};
 use crate::ca::IstiodIssuer;
 use crate::config::Paths;
 use crate::controlplane::Dialer;
+use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::health;
@@ -93,10 +94,12 @@ impl Agent {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let dialer = |config| Dialer::new(config, vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
         let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(&clock)));
         let kube = kube.transpose()?.map(Arc::new);
+        let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
+        let dialer =
+            |config| Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock));
+        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
         let who = follow(&tasks, &plan, configuration, &clock);
         let registration = Registration::open(&plan, kube, who.workload.clone(), &clock)?;
         let claims = registration.first_claims();
@@ -113,13 +116,17 @@ impl Agent {
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(registration.wanted());
+        let known =
+            facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
         let board = Arc::new(Board {
             clock,
             started: Instant::now(),
             workload: who.workload,
             configuration: who.configuration,
+            facts: known,
             endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
+            credential: ladder.state(),
             renewal: vault.renewal(),
             upstream: relay.state(),
             registration: registered,
@@ -132,6 +139,7 @@ impl Agent {
             timings,
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
+        rooms::credential(&tasks, ladder, &vault);
         let stop = tasks.stop_signal();
         tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
         let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
@@ -159,7 +167,8 @@ fn follow(tasks: &Tasks, plan: &Plan, configuration: Configuration, clock: &Shar
     let (reload, configuration) = Reload::new(configuration, Arc::clone(clock));
     let (order, ordered) = mpsc::channel(1);
     let (discovery, clock) = (plan.discovery.clone(), Arc::clone(clock));
-    let bearings = Bearings { reload, discovery, clock, workload, target };
+    let facts = plan.facts.state.facts.clone();
+    let bearings = Bearings { reload, discovery, facts, clock, workload, target };
     tasks.spawn("bearings", bearings.run(ordered));
     Who { workload: seen, target: aimed, configuration, reload: order }
 }

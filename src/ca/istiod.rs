@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tonic::Request;
 
 use super::{Csr, IssueError, IssuedChain, Issuer};
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, Headers};
 use crate::identity::Roots;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
@@ -29,8 +29,8 @@ impl IstiodIssuer {
 
     async fn call(&self, csr: &Csr) -> Result<IstioCertificateResponse, IssueError> {
         let connection = self.dialer.dial().await.map_err(IssueError::Dial)?;
-        let headers =
-            self.dialer.headers(connection.with_certificate).map_err(IssueError::Token)?;
+        let headers = self.dialer.headers(connection.with_certificate).await;
+        let Headers { metadata, bearer } = headers.map_err(IssueError::Token)?;
         // Istio's agent sends this key always; an empty signer means istiod itself.
         let signer = Value { kind: Some(Kind::StringValue(String::new())) };
         let mut request = Request::new(IstioCertificateRequest {
@@ -38,17 +38,22 @@ impl IstiodIssuer {
             validity_duration: i64::try_from(csr.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(Struct { fields: BTreeMap::from([("CertSigner".to_owned(), signer)]) }),
         });
-        *request.metadata_mut() = headers;
+        *request.metadata_mut() = metadata;
         let mut client = IstioCertificateServiceClient::new(connection.channel)
             .max_decoding_message_size(ANSWER_BYTES);
         let endpoint = &self.dialer.config().endpoint;
         match timeout(ANSWER_LIMIT, client.create_certificate(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(IssueError::Refused {
-                endpoint: endpoint.clone(),
-                code: status.code(),
-                message: status.message().chars().take(MESSAGE_CHARS).collect(),
-            }),
+            Ok(Err(status)) => {
+                let message: String = status.message().chars().take(MESSAGE_CHARS).collect();
+                let code = status.code();
+                let sent = bearer.filter(|_| code == tonic::Code::Unauthenticated);
+                if let Some(bearer) = &sent {
+                    self.dialer.refuse(bearer, &message);
+                }
+                let sent = sent.map(|bearer| bearer.rung);
+                Err(IssueError::Refused { endpoint: endpoint.clone(), code, message, sent })
+            }
             Err(_) => Err(IssueError::Late { endpoint: endpoint.clone(), limit: ANSWER_LIMIT }),
         }
     }

@@ -110,6 +110,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
         config: (paths.config_file(), config),
         root_cert: root_pem.map(|pem| (paths.root_cert(), pem)),
         token: token.map(|token| (paths.token_file(), token)),
+        kube_token: None,
         state_directory: paths.state_directory(),
         run_directory: paths.run_directory(),
     })

@@ -1,5 +1,7 @@
 //! The steps of a join, shown while they happen.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::exit::{Exit, Failure};
@@ -20,7 +22,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     shown: Vec<&'static str>,
-    last_trouble: Option<String>,
+    troubles: BTreeSet<String>,
 }
 
 impl Progress {
@@ -68,20 +70,26 @@ impl Progress {
     /// A trouble that does not pass by itself ends a join; others are shown once.
     fn judge(&mut self, status: &Value) -> Verdict {
         let conditions = status.pointer("/conditions").and_then(Value::as_array);
-        for condition in conditions.into_iter().flatten() {
+        let conditions = conditions.into_iter().flatten();
+        // Tokens are the renewal's means: whether it gets there without them is its own to say.
+        for condition in conditions.filter(|one| text(one, "/room") != "credential") {
             let what = text(condition, "/what");
             let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
             if text(condition, "/retry") != "soon" {
                 let error = anyhow::anyhow!("{what}");
                 return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));
             }
-            if self.last_trouble.as_ref() != Some(&what) {
+            // Its words change with every try where they tell the time.
+            if self.troubles.insert(without_digits(&what)) {
                 self.warn(&format!("{what} (it is tried again)"));
-                self.last_trouble = Some(what);
             }
         }
         Verdict::Waiting
     }
+}
+
+fn without_digits(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
 fn exit_of(condition: &Value) -> Exit {

@@ -9,6 +9,7 @@ use super::logs;
 use super::options::{Global, Overrides};
 use super::settings;
 use crate::agent::{Agent, Configuration, Plan, PlanError, Reason, StartError, plan};
+use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
 use crate::config::Settings;
@@ -87,7 +88,13 @@ pub(super) fn plan_failure(error: PlanError) -> Failure {
         PlanError::CaptureNeedsRoot => {
             (Exit::Host, Some("try it with sudo, or set capture.mode to none".to_owned()))
         }
-        PlanError::CaptureOfRoot
+        // What is not known now may be known when the service manager tries again.
+        PlanError::Facts { source, .. } if source.retry != Retry::Never => (
+            Exit::Host,
+            Some("see `vm-agent facts`; {{FACT | default \"TEXT\"}} does without".to_owned()),
+        ),
+        PlanError::Facts { .. }
+        | PlanError::CaptureOfRoot
         | PlanError::Group { .. }
         | PlanError::Kubeconfig(_)
         | PlanError::User(_) => (Exit::Configuration, None),

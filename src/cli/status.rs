@@ -56,7 +56,19 @@ fn render(status: &Value) -> String {
     let name = text(status, "/workload/name");
     let namespace = text(status, "/workload/namespace");
     row("workload", format!("{namespace}/{name} at {}", text(status, "/workload/address")));
+    if let Some(cloud) = status.pointer("/facts/cloud/name").and_then(Value::as_str) {
+        let (zone, source) = (text(status, "/facts/cloud/zone"), text(status, "/facts/source"));
+        row("cloud", format!("{cloud}, zone {zone} (by {source})"));
+    }
+    if let Some(locality) = status.pointer("/workload/locality").and_then(Value::as_str) {
+        row("locality", locality.to_owned());
+    }
+    let labels = labels(status);
+    if !labels.is_empty() {
+        row("labels", labels);
+    }
     row("identity", identity(status));
+    row("credential", credential(status));
     let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
     let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
     let line = text(status, "/control_plane/phase");
@@ -78,6 +90,12 @@ fn render(status: &Value) -> String {
         }
     }
     screen
+}
+
+fn labels(status: &Value) -> String {
+    let labels = status.pointer("/workload/labels").and_then(Value::as_object);
+    let pair = |(key, value): (&String, &Value)| Some(format!("{key}={}", value.as_str()?));
+    labels.into_iter().flatten().filter_map(pair).collect::<Vec<_>>().join(", ")
 }
 
 fn identity(status: &Value) -> String {
@@ -109,6 +127,21 @@ fn registration(status: &Value) -> String {
         line.push_str(&format!("\n! {} changed: needs a restart of the agent", names.join(", ")));
     }
     line
+}
+
+/// Each rung with what is left of it.
+fn credential(status: &Value) -> String {
+    let rungs = status.pointer("/credential/rungs").and_then(Value::as_array);
+    let one = |rung: &Value| {
+        let (name, state) = (text(rung, "/name"), text(rung, "/state"));
+        match rung.pointer("/expires_in").and_then(Value::as_i64) {
+            Some(left) if state == "usable" => format!("{name} for {}", span(left)),
+            Some(left) if state == "spent" => format!("{name} SPENT {} ago", span(-left)),
+            _ => format!("{name} {state}"),
+        }
+    };
+    let line = rungs.map(|rungs| rungs.iter().map(one).collect::<Vec<_>>().join(", "));
+    line.filter(|line| !line.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
 fn proxy(status: &Value) -> String {

@@ -29,6 +29,13 @@ pub(super) fn unknown_name(path: &[String], known: &[Vec<String>]) -> (String, S
     (at, format!("there is no such setting{what}"))
 }
 
+/// The name that is meant by one that does not exist.
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = known.iter().map(|known| (distance(known, name), *known));
+    let near = near.filter(|(edits, _)| *edits <= (name.chars().count() / 2).clamp(1, 3));
+    near.min_by_key(|(edits, _)| *edits).map(|(_, known)| known)
+}
+
 fn starts_with(known: &[String], path: &[String], length: usize) -> bool {
     path.get(..length).is_some_and(|start| known.starts_with(start))
 }

@@ -63,6 +63,18 @@ impl Paths {
         self.state_directory().join("machine-id")
     }
 
+    /// The token for the Kubernetes API that `join` placed and the agent renews.
+    #[must_use]
+    pub fn kube_token_file(&self) -> PathBuf {
+        self.state_directory().join(KUBE_TOKEN)
+    }
+
+    /// The token for istiod that the Kubernetes API made.
+    #[must_use]
+    pub fn issued_token(&self) -> PathBuf {
+        self.state_directory().join("istio-token.json")
+    }
+
     /// What was done to the host's rules.
     #[must_use]
     pub fn capture_journal(&self) -> PathBuf {
@@ -73,6 +85,12 @@ impl Paths {
     #[must_use]
     pub fn name_table(&self) -> PathBuf {
         self.state_directory().join("names.pb")
+    }
+
+    /// What the cloud said last.
+    #[must_use]
+    pub fn facts(&self) -> PathBuf {
+        self.state_directory().join("facts.json")
     }
 
     /// `/run/vm-agent`.
@@ -105,3 +123,6 @@ impl Paths {
         self.run_directory().join("lock")
     }
 }
+
+/// The name that a configuration may use for [`Paths::kube_token_file`].
+pub(super) const KUBE_TOKEN: &str = "kube-token";

@@ -207,10 +207,21 @@ impl<'a> Reader<'a> {
     pub(super) fn wrong_in(&mut self, setting: &str, key: &str, what: String) {
         let mut at = path_of(setting);
         at.push(key.to_owned());
-        match self.document.leaf(&at).cloned() {
-            Some(leaf) => self.wrong_at(&at, &leaf, what),
-            None => self.problems.push(Problem::new("configuration", setting, what)),
+        self.wrong_leaf(&at, what);
+    }
+
+    /// Reports the value at a path as wrong. Keys of maps may have dots.
+    pub(super) fn wrong_leaf(&mut self, at: &[String], what: String) {
+        match self.document.leaf(at).cloned() {
+            Some(leaf) => self.wrong_at(at, &leaf, what),
+            None => self.problems.push(Problem::new("configuration", at.join("."), what)),
         }
+    }
+
+    /// Where the value at a path stands.
+    pub(super) fn origin(&self, at: &[String]) -> String {
+        let leaf = self.document.leaf(at);
+        leaf.map_or_else(|| "configuration".to_owned(), |leaf| leaf.origin.clone())
     }
 
     /// Reports every setting that nobody has read.

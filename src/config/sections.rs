@@ -1,21 +1,27 @@
 //! The settings, section by section.
 
 mod capture;
+mod credential;
 mod dns;
+mod facts;
 mod health;
 mod identity;
 mod mesh;
 mod proxy;
 mod registration;
+mod templates;
 mod workload;
 
 pub use capture::{Capture, CaptureMode};
+pub use credential::Credential;
 pub use dns::Dns;
+pub use facts::Facts;
 pub use health::Health;
 pub use identity::Identity;
 pub use mesh::Mesh;
 pub use proxy::Proxy;
 pub use registration::{Kubernetes, Registration, RegistrationMode};
+pub use templates::{Templates, Unfilled};
 pub use workload::Workload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,10 +37,8 @@ pub struct Settings {
     pub workload: Workload,
     /// The mesh that it joins.
     pub mesh: Mesh,
-    /// The token, where there is one.
-    pub token_file: Option<PathBuf>,
-    /// The audience that the token must name.
-    pub audience: String,
+    /// Tokens for istiod.
+    pub credential: Credential,
     /// Key and certificate.
     pub identity: Identity,
     /// The WorkloadEntry.
@@ -80,8 +84,7 @@ impl Settings {
     pub(super) fn read(reader: &mut Reader<'_>, paths: &Paths) -> Option<Self> {
         let workload = Workload::read(reader);
         let mesh = Mesh::read(reader, paths);
-        let token_file = reader.path("credential.tokenFile", "");
-        let audience = reader.text("credential.audience", "istio-ca");
+        let credential = Credential::read(reader, paths);
         let identity = Identity::read(reader, paths);
         let registration = Registration::read(reader, paths);
         let proxy = Proxy::read(reader);
@@ -104,8 +107,7 @@ impl Settings {
         Some(Self {
             workload: workload?,
             mesh: mesh?,
-            token_file: token_file.map(|path| below(&paths.state_directory(), &path)),
-            audience: audience?,
+            credential: credential?,
             identity: identity?,
             registration: registration?,
             proxy: proxy?,

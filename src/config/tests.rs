@@ -1,8 +1,13 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is read from top to bottom")]
 
+mod templates;
+
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::*;
+use crate::credential::Source;
 
 fn read(yaml: &str) -> Result<Loaded, Problems> {
     let directory = tempfile::tempdir().unwrap();
@@ -104,6 +109,9 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         ("identity: {keyAlgorithm: dsa}", "identity.keyAlgorithm: "),
         ("registration: {mode: auto}", "registration.mode: found \"auto\", expected istiod"),
         ("registration: {mode: kubernetes}", "registration.mode: kubernetes needs --kubeconfig"),
+        ("credential: {command: [bin/token]}", "expected the absolute path of a program"),
+        ("credential: {platform: aws}", "found \"aws\", expected none or gce"),
+        ("credential: {tokenLife: 0s}", "credential.tokenLife: it is zero"),
         ("registration: {kubernetes: {kubeconfig: a, tokenFile: b}}", "both a kubeconfig and"),
         (
             "registration: {kubernetes: {server: 'http://k'}}",
@@ -157,6 +165,37 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         assert!(!told.contains("hidden"), "{told}");
         assert!(yaml.starts_with("workload: 5") || problems.0.len() == 1, "{yaml}: {told}");
     }
+}
+
+#[test]
+fn sources_of_tokens_stand_in_the_order_of_the_ladder_and_tokens_in_the_state_directory() {
+    let yaml = "workload: {namespace: vms, group: g}\n\
+        credential: {oidcTokenFile: /run/oidc, platform: gce, command: [helper, -x], \
+        tokenFile: istio-token, tokenLife: 2h}\n\
+        registration: {kubernetes: {server: 'https://k', caFile: ca.pem, tokenFile: kube-token}}\n";
+    let mut document = Document::new();
+    document.add(&parse_yaml(yaml, "x").unwrap(), &|_| "x".to_owned());
+    let settings = load(&document, &Paths::new(Path::new("/"))).unwrap().settings;
+    let state = PathBuf::from("/var/lib/vm-agent");
+    let expected = [
+        Source::TokenFile(state.join("istio-token")),
+        Source::Kubernetes {
+            life: Duration::from_secs(7200),
+            kept: Some(state.join("istio-token.json")),
+        },
+        Source::Command(vec!["helper".to_owned(), "-x".to_owned()]),
+        Source::Gce { address: "169.254.169.254".parse().unwrap() },
+        Source::OidcTokenFile(PathBuf::from("/run/oidc")),
+    ];
+    assert_eq!(settings.credential.sources, expected);
+    let Some(Kubernetes::Parts { ca_file, token_file, .. }) = settings.registration.kubernetes
+    else {
+        panic!("there is a Kubernetes API");
+    };
+    assert_eq!(token_file, state.join("kube-token"));
+    assert_eq!(ca_file, PathBuf::from("/etc/vm-agent/ca.pem"));
+    let off = read("workload: {namespace: vms, group: g}\ncredential: {kubernetes: false}\n");
+    assert_eq!(off.unwrap().settings.credential.sources, []);
 }
 
 #[test]

@@ -17,11 +17,12 @@ use tokio_rustls::client::TlsStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
+use super::Endpoint;
 use super::error::{DialError, Step, tls_failure};
-use super::{Endpoint, Token, TokenError};
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
-use crate::identity::{IssuedIdentity, Roots, SpiffeId};
+use crate::credential::{Bearer, Ladder, LadderError};
+use crate::identity::{IssuedIdentity, Roots};
 
 /// Where istiod is, and what we show it.
 #[derive(Clone, Debug)]
@@ -34,14 +35,8 @@ pub struct Config {
     pub server_name: Option<String>,
     /// PEM roots that its certificate must lead to. Read again at every dial.
     pub root_cert: PathBuf,
-    /// Our bearer token. Read again at every call.
-    pub token_file: Option<PathBuf>,
-    /// The audience that the token must name.
-    pub audience: String,
     /// Our cluster, sent as the header `clusterid`.
     pub cluster_id: String,
-    /// The identity that the token must belong to.
-    pub id: SpiffeId,
     /// The limit of each step of a dial.
     pub step_limit: Duration,
 }
@@ -58,23 +53,34 @@ pub struct Connection {
     pub with_certificate: bool,
 }
 
+/// What a call is sent with.
+pub struct Headers {
+    /// Our cluster and the token.
+    pub metadata: MetadataMap,
+    /// The token that is among them.
+    pub bearer: Option<Bearer>,
+}
+
 /// Dials istiod. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer {
     config: Arc<Config>,
+    ladder: Ladder,
     identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
     clock: SharedClock,
 }
 
 impl Dialer {
-    /// A dialer that offers whatever certificate `identity` holds at the time.
+    /// A dialer that offers whatever certificate `identity` holds at the time, and the best token
+    /// of the ladder.
     #[must_use]
     pub fn new(
         config: Config,
+        ladder: Ladder,
         identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
         clock: SharedClock,
     ) -> Self {
-        Self { config: Arc::new(config), identity, clock }
+        Self { config: Arc::new(config), ladder, identity, clock }
     }
 
     /// What it was made with.
@@ -126,41 +132,31 @@ impl Dialer {
 
     /// The headers of a call: our cluster, and the token where one is usable.
     ///
-    /// A usable token is sent beside a certificate too: some CAs accept nothing else.
+    /// A usable token is sent beside a certificate too: some CAs accept nothing else. With a
+    /// certificate nobody is asked for a new one.
     ///
     /// # Errors
     /// When there is no usable token and no certificate was offered either.
-    pub fn headers(&self, with_certificate: bool) -> Result<MetadataMap, TokenError> {
-        let mut headers = MetadataMap::new();
+    pub async fn headers(&self, with_certificate: bool) -> Result<Headers, LadderError> {
+        let mut metadata = MetadataMap::new();
         if let Ok(cluster) = MetadataValue::try_from(self.config.cluster_id.as_str()) {
-            headers.insert("clusterid", cluster);
+            metadata.insert("clusterid", cluster);
         }
-        match self.token() {
-            Ok(token) => {
-                let bearer = format!("Bearer {}", token.secret().expose_secret());
-                let bearer = MetadataValue::try_from(bearer);
-                let mut bearer = bearer.map_err(|_| TokenError::Malformed {
-                    path: self.config.token_file.clone(),
-                    why: "it has characters that no token has",
-                })?;
-                bearer.set_sensitive(true);
-                headers.insert("authorization", bearer);
-                Ok(headers)
-            }
-            Err(_) if with_certificate => Ok(headers),
-            Err(error) => Err(error),
+        let bearer =
+            if with_certificate { self.ladder.at_hand() } else { Some(self.ladder.token().await?) };
+        if let Some(Bearer { rung, token }) = &bearer {
+            let text = format!("Bearer {}", token.secret().expose_secret());
+            let text = MetadataValue::try_from(text);
+            let mut text = text.map_err(|_| LadderError::Characters { rung: *rung })?;
+            text.set_sensitive(true);
+            metadata.insert("authorization", text);
         }
+        Ok(Headers { metadata, bearer })
     }
 
-    /// The token, when it is worth sending.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn token(&self) -> Result<Token, TokenError> {
-        let path = self.config.token_file.as_ref().ok_or(TokenError::None)?;
-        let token = Token::read(path)?;
-        token.check(&self.config.id, &self.config.audience, self.clock.now())?;
-        Ok(token)
+    /// istiod did not accept what it was sent.
+    pub fn refuse(&self, bearer: &Bearer, message: &str) {
+        self.ladder.refuse(bearer, message);
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {

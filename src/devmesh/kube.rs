@@ -37,9 +37,13 @@ impl Permissions {
         }
     }
 
+    /// Whether it is granted for all objects of the resource, or for this one by its name.
     fn allow(&self, user: &str, act: &Act<'_>) -> bool {
-        let one = [user, act.namespace, act.verb, act.plural].map(str::to_owned);
-        lock(&self.granted).contains(&one)
+        let named = format!("{} {}", act.plural, act.name);
+        let granted = lock(&self.granted);
+        [act.plural, &named]
+            .into_iter()
+            .any(|what| granted.contains(&[user, act.namespace, act.verb, what].map(str::to_owned)))
     }
 }
 
@@ -333,7 +337,8 @@ async fn token(
     let mut request = parse(&body)?;
     let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
     let seconds = seconds.unwrap_or(TOKEN_SECONDS);
-    if seconds < TOKEN_SECONDS_LEAST {
+    let asked = Duration::from_secs(seconds);
+    if asked < state.options.least_token_life {
         let words = format!(
             "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid \
              value: {seconds}: may not specify a duration less than 10 minutes"
@@ -346,7 +351,8 @@ async fn token(
     if audiences.is_empty() {
         audiences.push(KUBERNETES_AUDIENCE);
     }
-    let (account, life) = (Account::new(&namespace, &name), Duration::from_secs(seconds));
+    let life = asked.min(state.options.longest_token_life);
+    let account = Account::new(&namespace, &name);
     let now = state.options.clock.now();
     let claims = Claims { account: &account, audiences: &audiences, life };
     let expires = now.checked_add(life).map(rfc3339);
@@ -426,6 +432,5 @@ fn verb(method: &str, uri: &Uri) -> &'static str {
     }
 }
 
-/// Kubernetes' own default and least lifetime of a requested token.
+/// Kubernetes' own default lifetime of a requested token.
 const TOKEN_SECONDS: u64 = 3600;
-const TOKEN_SECONDS_LEAST: u64 = 600;

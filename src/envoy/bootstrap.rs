@@ -36,6 +36,8 @@ pub struct BootstrapInputs<'a> {
     pub mesh_id: &'a str,
     /// Node metadata from `ISTIO_META_*` (names without that prefix); ours win.
     pub metadata: &'a BTreeMap<String, String>,
+    /// `PLATFORM_METADATA`: what the cloud says of the machine.
+    pub platform: &'a BTreeMap<String, String>,
     /// How it is registered.
     pub register: Register,
     /// Whether the agent answers DNS queries of captured programs.

@@ -126,6 +126,7 @@ fn the_bootstrap_means_what_istios_means_but_for_listed_differences() {
         cluster_id: "Kubernetes",
         mesh_id: "",
         metadata: &metadata.collect(),
+        platform: &BTreeMap::new(),
         register: Register::Group("client".to_owned()),
         dns_capture: true,
         transparent: false,

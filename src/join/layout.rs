@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::base::fsio::{self, FileError};
+use crate::identity::Claims;
 
 /// What is placed, and where.
 #[derive(Debug)]
@@ -16,10 +17,22 @@ pub struct Files {
     pub root_cert: Option<(PathBuf, String)>,
     /// The token.
     pub token: Option<(PathBuf, SecretString)>,
+    /// The token for the Kubernetes API, which the agent renews in its place.
+    pub kube_token: Option<(PathBuf, SecretString)>,
     /// A directory for state, mode 0700.
     pub state_directory: PathBuf,
     /// A directory for sockets and what lives as long as the agent, mode 0755.
     pub run_directory: PathBuf,
+}
+
+impl Files {
+    /// The token for the Kubernetes API, unless the one that is there was made after it: joining
+    /// again with an old source must not take back what was renewed since.
+    #[must_use]
+    pub fn new_kube_token(&self) -> Option<(&Path, &SecretString)> {
+        let (path, token) = self.kube_token.as_ref()?;
+        (!is_newer(path, token)).then_some((path, token))
+    }
 }
 
 /// What was placed, so that it can be undone.
@@ -101,6 +114,9 @@ impl Layout {
         if let Some((path, token)) = &files.token {
             self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
         }
+        if let Some((path, token)) = files.new_kube_token() {
+            self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
+        }
         // The configuration comes last: with it the machine counts as joined.
         self.file(&files.config.0, files.config.1.as_bytes(), fsio::PUBLIC)
     }
@@ -137,6 +153,20 @@ impl Layout {
     }
 }
 
+/// Whether a file holds a token that was made for the same account after this one.
+fn is_newer(path: &Path, token: &SecretString) -> bool {
+    let Ok(held) = fsio::read_text(path, TOKEN_BYTES).map(zeroize::Zeroizing::new) else {
+        return false;
+    };
+    match (Claims::read(&held), Claims::read(token.expose_secret())) {
+        (Ok(held), Ok(new)) => {
+            (&held.account, &held.audiences) == (&new.account, &new.audiences)
+                && held.issued_at > new.issued_at
+        }
+        _ => false,
+    }
+}
+
 fn mode_of(path: &Path) -> Option<u32> {
     path.metadata().ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
@@ -157,6 +187,8 @@ pub fn wipe(root: &Path, directories: &[PathBuf]) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Tokens are one or two kilobytes.
+const TOKEN_BYTES: u64 = 64 << 10;
 /// What was there before is small: our own files.
 const KEPT_BYTES: u64 = 4 << 20;
 
@@ -171,6 +203,7 @@ mod tests {
             config: (root.join("etc/vm-agent/config.yaml"), "a: 1\n".to_owned()),
             root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
             token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
+            kube_token: None,
             state_directory: root.join("var/lib/vm-agent"),
             run_directory: root.join("run/vm-agent"),
         }
@@ -214,6 +247,31 @@ mod tests {
         layout.undo();
         assert_eq!(modes(), (0o644, 0o755));
         assert_eq!(std::fs::read_to_string(&token).unwrap(), "one");
+    }
+
+    #[test]
+    fn joining_again_with_an_old_source_does_not_take_back_a_renewed_token() {
+        use base64::Engine;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("var/lib/vm-agent/kube-token");
+        let join = |account: &str, issued_at: u64| {
+            let claims =
+                format!("{{\"iat\":{issued_at},\"sub\":\"system:serviceaccount:{account}\"}}");
+            let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+            let token = SecretString::from(format!("e30.{claims}.c2ln"));
+            let files =
+                Files { kube_token: Some((path.clone(), token)), ..files(root.path(), "one") };
+            let layout = Layout::apply(&files).unwrap();
+            (layout.changed(), std::fs::read_to_string(&path).unwrap())
+        };
+        let (_, renewed) = join("vms:client", 2000);
+        assert_eq!(mode_of(&path), Some(0o600));
+        assert_eq!(join("vms:client", 1000), (false, renewed.clone()), "the same bundle again");
+        let (changed, fresh) = join("vms:client", 3000);
+        assert!(changed && fresh != renewed, "a new bundle");
+        assert!(join("vms:other", 1000).0, "another account's is no older one");
+        std::fs::write(&path, "rubbish").unwrap();
+        assert!(join("vms:client", 1).0);
     }
 
     #[test]

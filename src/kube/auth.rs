@@ -4,13 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 
 use super::error::KubeError;
-use crate::base::clock::{from_unix_seconds, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::base::fsio;
+use crate::identity::Claims;
 
 /// A credential for the Kubernetes API.
 pub enum Auth {
@@ -36,7 +35,8 @@ impl Auth {
             Self::TokenFile(path) => {
                 let text = fsio::read_text(path, TOKEN_BYTES).map_err(KubeError::Credential)?;
                 let text = text.trim();
-                if let Some(end) = expiry(text).filter(|end| *end <= now) {
+                let end = Claims::read(text).ok().and_then(|claims| claims.expires_at);
+                if let Some(end) = end.filter(|end| *end <= now) {
                     let (path, expired_at) = (path.clone(), rfc3339(end));
                     return Err(KubeError::ExpiredToken { path, expired_at, now: rfc3339(now) });
                 }
@@ -44,13 +44,6 @@ impl Auth {
             }
         }
     }
-}
-
-/// The end of a token's life, where it tells.
-fn expiry(token: &str) -> Option<SystemTime> {
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
-    claims.get("exp")?.as_u64().map(from_unix_seconds)
 }
 
 impl fmt::Debug for Auth {

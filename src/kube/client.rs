@@ -1,5 +1,6 @@
 //! HTTP to the API server: every call has a limit of time and size.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,7 @@ use super::{Auth, Ca, Config};
 use crate::base::clock::{SharedClock, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
-use crate::identity::Roots;
+use crate::identity::{BoundObject, Roots};
 
 /// A place in the API: an object, or with an empty name the collection that it would be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +132,12 @@ impl Client {
         }
     }
 
+    /// The file of our bearer token, where the credential is one.
+    #[must_use]
+    pub fn token_file(&self) -> Option<&Path> {
+        if let Auth::TokenFile(path) = &self.auth { Some(path) } else { None }
+    }
+
     /// Reads an object.
     ///
     /// # Errors
@@ -197,10 +204,29 @@ impl Client {
         audiences: &[&str],
         life: Duration,
     ) -> Result<IssuedToken, KubeError> {
+        self.request_bound_token(account, audiences, life, None).await
+    }
+
+    /// The same, for a token that dies with an object of the account's namespace.
+    ///
+    /// # Errors
+    /// As [`Client::request_token`]; and when the object is gone.
+    pub async fn request_bound_token(
+        &self,
+        account: &Object,
+        audiences: &[&str],
+        life: Duration,
+        bound_to: Option<&BoundObject>,
+    ) -> Result<IssuedToken, KubeError> {
+        let mut spec = json!({"audiences": audiences, "expirationSeconds": life.as_secs()});
+        if let (Some(BoundObject { kind, name, uid }), Some(spec)) =
+            (bound_to, spec.as_object_mut())
+        {
+            let object = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid});
+            spec.insert("boundObjectRef".to_owned(), object);
+        }
         let body = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"audiences": audiences, "expirationSeconds": life.as_secs()},
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
         });
         let request = self.request(Method::POST, &format!("{}/token", account.path())).json(&body);
         let answer = self.call(Verb::RequestToken, account, request).await?;

@@ -205,6 +205,10 @@ impl KubeError {
                 "give it a token that the API server accepts: `kubectl create token SERVICE-ACCOUNT \
                  -n NAMESPACE --duration 24h`, in the file that registration.kubernetes.tokenFile names"
             }
+            Self::Refused { code: 403, verb: Verb::RequestToken, .. } => {
+                "let the service account make its own tokens: a Role with verb create on \
+                 serviceaccounts/token and its own name in resourceNames, bound to it"
+            }
             Self::Refused { code: 403, .. } => {
                 "allow it in the workload's namespace: a Role with verbs get, list, watch, \
                  create, patch, delete on workloadentries of networking.istio.io, bound to the service account"

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use rand::RngExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::renewal_time;
+use super::schedule::{renewal_share, renewal_time};
 use super::{RenewalPhase, Vault};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::trouble::Trouble;
@@ -56,8 +55,7 @@ impl<I: Issuer> Rotation<I> {
         let current = self.vault.subscribe().borrow().clone();
         let current = current.filter(|identity| identity.is_valid_at(now))?;
         let config = self.vault.config();
-        let jitter = rand::rng().random_range(-1.0..=1.0) * config.jitter;
-        let share = config.renew_at + jitter;
+        let share = renewal_share(config.renew_at, config.jitter, &mut rand::rng());
         Some(renewal_time(current.received_at(), current.not_after(), share))
     }
 

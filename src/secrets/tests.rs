@@ -11,7 +11,7 @@ use super::*;
 use crate::base::backoff::Retry;
 use crate::base::clock::{Clock, SharedClock, from_unix_seconds};
 use crate::ca::{Csr, IssueError, IssuedChain, Issuer};
-use crate::controlplane::TokenError;
+use crate::credential::LadderError;
 use crate::identity::{IssuedIdentity, Roots, SpiffeId};
 
 /// A wall clock that follows tokio's paused time.
@@ -59,7 +59,7 @@ impl Issuer for FakeCa {
     async fn issue(&self, csr: &Csr) -> Result<IssuedChain, IssueError> {
         let mood = *self.mood.lock().unwrap();
         if mood == Mood::Away {
-            return Err(IssueError::Token(TokenError::None));
+            return Err(IssueError::Token(LadderError::None));
         }
         let mut request = CertificateSigningRequestParams::from_pem(&csr.pem).unwrap();
         let now = self.clock.now();

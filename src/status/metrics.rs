@@ -18,6 +18,7 @@ pub(super) fn page(board: &Board, scrapes: &Scrapes) -> String {
     let snapshot = board.snapshot();
     let mut page = Page(String::new());
     certificates(&mut page, &snapshot);
+    credentials(&mut page, &snapshot);
     relay(&mut page, &snapshot);
     agent(&mut page, board, &snapshot);
     registration(&mut page, &snapshot);
@@ -47,6 +48,22 @@ fn certificates(page: &mut Page, snapshot: &Snapshot) {
     if let Some(latency) = renewal.last_latency_ms {
         let labels = "{request_type=\"csr\"}";
         page.labelled("outgoing_latency", "Milliseconds of the last.", "gauge", labels, latency);
+    }
+}
+
+fn credentials(page: &mut Page, snapshot: &Snapshot) {
+    let view = &snapshot.credential;
+    for rung in view.rungs.iter().chain(&view.kubernetes_api) {
+        let labels = format!("{{rung=\"{}\"}}", rung.name);
+        if let Some(left) = rung.expires_in {
+            let help = "Seconds until the token or certificate expires.";
+            page.labelled("credential_expiry_seconds", help, "gauge", &labels, left);
+        }
+    }
+    for rung in view.rungs.iter().chain(&view.kubernetes_api) {
+        let labels = format!("{{rung=\"{}\"}}", rung.name);
+        let help = "Failures of a source of credentials.";
+        page.labelled("credential_failures_total", help, "counter", &labels, rung.failures);
     }
 }
 

@@ -7,13 +7,16 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::credential::{self as ladder, CredentialView, seconds_until};
 use crate::base::clock::{self, SharedClock, rfc3339};
 use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
+use crate::credential;
 use crate::dns::{self, DnsState};
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
 use crate::identity::IssuedIdentity;
+use crate::platform::FactsState;
 use crate::registry::{RegistrationPhase, RegistrationState};
 use crate::sds::Counters;
 use crate::secrets::RenewalState;
@@ -54,8 +57,12 @@ pub struct Snapshot {
     pub ready: bool,
     /// Who it claims to be.
     pub workload: WorkloadView,
+    /// What is known of the machine and its cloud.
+    pub facts: FactsState,
     /// Its certificate.
     pub identity: IdentityView,
+    /// Certificate and tokens.
+    pub credential: CredentialView,
     /// The line to istiod.
     pub control_plane: ControlPlaneView,
     /// The configuration that it was started with, and what was read since.
@@ -145,8 +152,8 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `storage`, `control-plane`, `configuration`, `registration`, `proxy`, `capture`,
-    /// `dns`.
+    /// `identity`, `credential`, `storage`, `control-plane`, `configuration`, `registration`,
+    /// `proxy`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -176,10 +183,14 @@ pub struct Board {
     pub workload: watch::Receiver<Arc<Workload>>,
     /// The configuration since the start.
     pub configuration: watch::Receiver<ConfigurationState>,
+    /// What is known of the machine and its cloud.
+    pub facts: watch::Receiver<FactsState>,
     /// Where istiod is.
     pub endpoint: String,
     /// The vault's current identity.
     pub identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
+    /// The ladder of tokens.
+    pub credential: watch::Receiver<credential::State>,
     /// The vault's renewal loop.
     pub renewal: watch::Receiver<RenewalState>,
     /// The relay's counters and phase.
@@ -214,10 +225,15 @@ impl Board {
         let capture = self.capture.borrow().clone();
         let dns = self.names.as_ref().map(dns::Handle::snapshot).unwrap_or_default();
         let identity = self.identity(now);
+        let certificate = self.identity.borrow().clone();
+        let tokens = self.credential.borrow().clone();
+        let tokens_trouble = ladder::trouble(&tokens, certificate.as_deref(), now);
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
+        let facts = self.facts.borrow().clone();
         let conditions = wrong([
             ("identity", &identity.renewal.trouble),
+            ("credential", &tokens_trouble),
             ("storage", &identity.renewal.storage_trouble),
             ("control-plane", &upstream.trouble),
             ("configuration", &configuration.trouble),
@@ -225,6 +241,7 @@ impl Board {
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
             ("dns", &dns.trouble),
+            ("facts", &facts.trouble),
         ]);
         Snapshot {
             schema: SCHEMA,
@@ -233,7 +250,9 @@ impl Board {
             phase,
             ready: phase == Phase::Ready,
             workload: self.workload(),
+            facts,
             identity,
+            credential: ladder::view(&tokens, certificate.as_deref(), now),
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
             configuration,
             registration,
@@ -276,10 +295,6 @@ impl Board {
     fn identity(&self, now: SystemTime) -> IdentityView {
         let current = self.identity.borrow().clone();
         let renewal = self.renewal.borrow().clone();
-        let seconds = |at: SystemTime| match at.duration_since(now) {
-            Ok(left) => i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            Err(past) => -i64::try_from(past.duration().as_secs()).unwrap_or(i64::MAX),
-        };
         IdentityView {
             id: self.workload.borrow().id.to_string(),
             valid: current.as_ref().is_some_and(|identity| identity.is_valid_at(now)),
@@ -288,7 +303,7 @@ impl Board {
             key: current.as_ref().map(|identity| identity.key_kind().to_owned()),
             not_before: current.as_ref().map(|identity| rfc3339(identity.not_before())),
             not_after: current.as_ref().map(|identity| rfc3339(identity.not_after())),
-            expires_in: current.as_ref().map(|identity| seconds(identity.not_after())),
+            expires_in: current.as_ref().map(|identity| seconds_until(identity.not_after(), now)),
             renewal,
         }
     }

@@ -44,7 +44,7 @@ pub(super) async fn exchange<U: Upstream>(
     line: Line,
     requests: &mut Requests,
 ) -> End {
-    let headers = match session.shared.upstream.headers(&line) {
+    let headers = match session.shared.upstream.headers(&line).await {
         Ok(headers) => headers,
         Err(failure) => return End::Upstream { error: failure.into(), answered: false },
     };

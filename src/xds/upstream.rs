@@ -20,7 +20,8 @@ pub trait Upstream: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is nothing to authenticate with.
-    fn headers(&self, line: &Line) -> Result<MetadataMap, DialFailure>;
+    fn headers(&self, line: &Line)
+    -> impl Future<Output = Result<MetadataMap, DialFailure>> + Send;
 }
 
 /// One connection to the control plane.
@@ -62,12 +63,14 @@ impl Upstream for Dialer {
         }
     }
 
-    fn headers(&self, line: &Line) -> Result<MetadataMap, DialFailure> {
-        Self::headers(self, line.with_certificate).map_err(|error| DialFailure {
-            cause: error.into(),
-            retry: Retry::Later,
-            hint: Some(TOKEN_HINT.to_owned()),
-        })
+    async fn headers(&self, line: &Line) -> Result<MetadataMap, DialFailure> {
+        match Self::headers(self, line.with_certificate).await {
+            Ok(headers) => Ok(headers.metadata),
+            Err(error) => {
+                let (retry, hint) = (error.retry(), error.hint());
+                Err(DialFailure { cause: error.into(), retry, hint })
+            }
+        }
     }
 }
 
@@ -149,5 +152,5 @@ fn refusal_hint(code: Code, message: &str) -> Option<&'static str> {
     }
 }
 
-const TOKEN_HINT: &str = "Put a new token of the workload's service account, with the audience \
-                          that istiod expects, into the token file.";
+const TOKEN_HINT: &str = "istiod accepts neither our certificate nor our token: look at the \
+                          credential in `vm-agent status`, and at mesh.clusterId.";

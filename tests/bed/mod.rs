@@ -52,7 +52,7 @@ impl Bed {
     pub(crate) fn run(&mut self, settings: Value) {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut config = json!({
-            "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1"},
+            "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},
             "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
             "credential": {"tokenFile": "istio-token"},
             "identity": {"ttl": "60s"},

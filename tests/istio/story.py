@@ -35,7 +35,8 @@ class Story(Traffic):
         # A program that runs as root is no exception: the policy holds for it, too.
         for user in (1000, 0):
             self.assertEqual(self.ask(client, "http://details.internal.com/secret", user=user)[0], 403)
-        outside = LAB.run("cp", "curl", "-s", "-m", "5", f"http://{self.vm2.ip}:9080/", check=False)
+        address = {"vm2": self.vm2.ip, "vm4": "10.99.0.14"}[server]
+        outside = LAB.run("cp", "curl", "-s", "-m", "5", f"http://{address}:9080/", check=False)
         self.assertNotEqual(outside.returncode, 0, "somebody outside the mesh was answered")
 
     def join_both(self, *backends):
@@ -77,6 +78,17 @@ class Story(Traffic):
         self.vm2.join().until_ready()
         peer.until_ready()
         self.story()
+
+    def test_with_pilot_agent_as_the_server(self):
+        # A machine of its own: after one that it has known, istiod may not tell pilot-agent which ports are HTTP (decision 7).
+        peer = Pilot(LAB, "vm4", "10.99.0.14", "details-legacy", capture=True)
+        self.serve("vm4")
+        peer.join()
+        self.addCleanup(LAB.forget_rules, "vm4")
+        self.addCleanup(LAB.stop, peer.process)
+        peer.until_ready()
+        self.vm1.join().until_ready()
+        self.story(server="vm4")
 
     def test_what_is_not_http_large_or_long_lived_passes_unharmed(self):
         self.join_both("nftables", "nftables")

@@ -28,6 +28,6 @@ if __name__ == "__main__":
     print(f"agent {AGENT}, Envoy {ENVOY}", file=sys.stderr)
     LAB.up()
     LAB.story()
-    for name, ip in (("vm1", "10.99.0.11"), ("vm2", "10.99.0.12"), ("vm3", "10.99.0.13")):
+    for name, ip in (("vm1", "10.99.0.11"), ("vm2", "10.99.0.12"), ("vm3", "10.99.0.13"), ("vm4", "10.99.0.14")):
         LAB.vm(name, ip)
     unittest.main(verbosity=2)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::RegistrationPlan;
+use super::{FactsPlan, RegistrationPlan};
 use crate::config::{Paths, Settings};
 use crate::envoy::{self, BootstrapInputs, ProxyUser, Register, bootstrap};
 use crate::registry::Mode;
@@ -16,6 +16,7 @@ pub(super) struct Inputs<'a> {
     pub(super) settings: &'a Settings,
     pub(super) paths: &'a Paths,
     pub(super) workload: &'a Workload,
+    pub(super) facts: &'a FactsPlan,
     pub(super) registration: &'a RegistrationPlan,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Choices {
 }
 
 pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
-    let Inputs { settings, paths, workload, registration } = *inputs;
+    let Inputs { settings, paths, workload, facts, registration } = *inputs;
     let Choices { names, transparent, launcher, binary, user } = choices;
     let mesh = &settings.mesh;
     let register = match registration.mode {
@@ -46,6 +47,7 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
         cluster_id: &mesh.cluster_id,
         mesh_id: &mesh.mesh_id,
         metadata: &mesh.metadata,
+        platform: &facts.state.facts.cloud.node_metadata(),
         register,
         dns_capture: names,
         transparent,

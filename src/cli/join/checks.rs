@@ -17,11 +17,13 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
 use crate::cli::progress::Progress;
 use crate::cli::run::{make_plan, plan_failure, start_failure};
-use crate::config::Settings;
-use crate::controlplane::{Dialer, Token};
+use crate::config::{Kubernetes, Settings};
+use crate::controlplane::Dialer;
+use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
 use crate::envoy::version_of;
 use crate::identity::{Roots, SpiffeId};
 use crate::join::Files;
+use crate::kube::Client;
 
 /// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
 /// the control plane.
@@ -32,9 +34,9 @@ pub(super) async fn all(
     progress: &mut Progress,
 ) -> Result<(), Failure> {
     let clock = clock::system();
-    token(settings, files, &clock, progress)?;
+    let is_good = said(token(settings, files, &clock), settings, progress)?;
     let scratch = Scratch::new(settings, files)?;
-    let plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
+    let mut plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
     let version = version_of(&plan.envoy.binary).await;
     let version = version.map_err(|error| {
         let hint = error.hint();
@@ -42,39 +44,110 @@ pub(super) async fn all(
     })?;
     progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
     running(&plan)?;
+    if !is_good {
+        credential(&mut plan, &clock, progress).await?;
+    }
     ports(settings, &plan)?;
     control_plane(&plan, &clock, progress).await
 }
 
-/// A token that is known to be useless is said before it is sent.
+/// The token that came with the source or lies in a file, if there is one: it can be judged before
+/// anything is asked.
 fn token(
     settings: &Settings,
     files: &Files,
     clock: &SharedClock,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
-    let token = match (&files.token, &settings.token_file) {
+) -> Option<Result<Token, TokenError>> {
+    let mut sources = settings.credential.sources.iter();
+    let path = sources.find_map(|source| match source {
+        Source::TokenFile(path) => Some(path),
+        _ => None,
+    });
+    let token = match (&files.token, path) {
         (Some((_, token)), _) => Token::parse(token.expose_secret()),
         (None, Some(path)) => Token::read(path),
-        (None, None) => return Ok(()),
+        (None, None) => return None,
     };
-    let id = SpiffeId::new(
+    let audience = &settings.credential.audience;
+    let judged = |token: Token| token.check(&id(settings), audience, clock.now()).map(|()| token);
+    Some(token.and_then(judged))
+}
+
+fn id(settings: &Settings) -> SpiffeId {
+    SpiffeId::new(
         settings.mesh.trust_domain.clone(),
         settings.workload.namespace.clone(),
         settings.workload.service_account.clone(),
-    );
-    let now = clock.now();
-    let checked = token.and_then(|token| token.check(&id, &settings.audience, now).map(|()| token));
-    let token = checked.map_err(|error| {
-        let hint = error.hint();
-        Failure::new(Exit::Credential, error).hint(hint)
-    })?;
+    )
+}
+
+/// Whether the token of the file is good. One that is known to be useless is said before it is
+/// sent, and ends the join when there is nothing else.
+fn said(
+    token: Option<Result<Token, TokenError>>,
+    settings: &Settings,
+    progress: &mut Progress,
+) -> Result<bool, Failure> {
+    match token {
+        None => Ok(false),
+        Some(Ok(token)) => {
+            let audience = &settings.credential.audience;
+            let id = id(settings);
+            progress.done("token", &format!("for {id}, audience {audience}{}", left(&token)));
+            Ok(true)
+        }
+        Some(Err(error)) if has_other_sources(settings) => {
+            progress.warn(&format!("{} (another credential is tried)", chain(&error)));
+            Ok(false)
+        }
+        Some(Err(error)) => {
+            let hint = "make a new one with `istioctl x workload entry configure` (or `kubectl \
+                        create token`) and run `vm-agent join` again with it";
+            Err(Failure::new(Exit::Credential, error).hint(hint.to_owned()))
+        }
+    }
+}
+
+fn has_other_sources(settings: &Settings) -> bool {
+    settings.credential.sources.iter().any(|source| match source {
+        Source::TokenFile(_) => false,
+        Source::Kubernetes { .. } => settings.registration.kubernetes.is_some(),
+        Source::Command(_) | Source::Gce { .. } | Source::OidcTokenFile(_) => true,
+    })
+}
+
+/// The best token that can be had from somebody. A machine without any has its certificate from
+/// elsewhere; somebody who is merely away is waited for.
+async fn credential(
+    plan: &mut Plan,
+    clock: &SharedClock,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(clock)));
+    let kube = kube.transpose().map_err(|error| start_failure(StartError::Kube(error)))?;
+    let kube = kube.map(Arc::new);
+    let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(clock));
+    match ladder.token().await {
+        Ok(bearer) => {
+            progress.done("credential", &format!("from {}{}", bearer.rung, left(&bearer.token)));
+        }
+        Err(LadderError::None) => {}
+        Err(error) if error.retry() == Retry::Soon => {
+            progress.warn(&format!("{} (it is tried again)", chain(&error)));
+        }
+        Err(error) => {
+            let hint = error.hint();
+            return Err(Failure::new(Exit::Credential, error).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+fn left(token: &Token) -> String {
+    let now = clock::system().now();
     let left = token.expires_at().and_then(|end| end.duration_since(now).ok());
     let left = left.map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
-    let left = left.map(|left| format!(", valid for {}", crate::cli::status::span(left)));
-    let audience = &settings.audience;
-    progress.done("token", &format!("for {id}, audience {audience}{}", left.unwrap_or_default()));
-    Ok(())
+    left.map(|left| format!(", valid for {}", crate::cli::status::span(left))).unwrap_or_default()
 }
 
 /// The settings with the source's files in a directory of their own, since nothing may be placed
@@ -96,6 +169,25 @@ impl Scratch {
             let path = directory.path().join("root-cert.pem");
             fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
             settings.mesh.root_cert = path;
+        }
+        for source in &mut settings.credential.sources {
+            match (source, &files.token) {
+                (Source::TokenFile(path), Some((target, token))) if path == target => {
+                    *path = directory.path().join("istio-token");
+                    let token = token.expose_secret().as_bytes();
+                    fsio::replace(path, token, fsio::SECRET).map_err(placed)?;
+                }
+                (Source::Kubernetes { kept, .. }, _) => *kept = None,
+                _ => {}
+            }
+        }
+        if let Some(Kubernetes::Parts { token_file, .. }) = &mut settings.registration.kubernetes
+            && let Some((target, token)) = files.new_kube_token()
+            && token_file == target
+        {
+            *token_file = directory.path().join("kube-token");
+            let token = token.expose_secret().as_bytes();
+            fsio::replace(token_file, token, fsio::SECRET).map_err(placed)?;
         }
         Ok(Self { settings, _directory: directory })
     }
@@ -134,7 +226,10 @@ async fn control_plane(
     clock: &SharedClock,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let dialer = Dialer::new(plan.discovery.clone(), watch::channel(None).1, Arc::clone(clock));
+    let tokens = Config::without_tokens(plan.credential.id.clone());
+    let tokens = Ladder::new(tokens, None, Arc::clone(clock));
+    let nobody = watch::channel(None).1;
+    let dialer = Dialer::new(plan.discovery.clone(), tokens, nobody, Arc::clone(clock));
     roots(plan)?;
     let failure = |error: crate::controlplane::DialError| {
         let hint = error.hint();

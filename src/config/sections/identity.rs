@@ -27,7 +27,7 @@ impl Identity {
         let key_algorithm = reader.parse("identity.keyAlgorithm", "ecdsa-p256");
         let ttl = reader.duration("identity.ttl", "24h");
         let renew_at = reader.share("identity.renewAt", 0.5, 0.1, 0.95);
-        let renew_jitter = reader.share("identity.renewJitter", 0.05, 0.0, 0.1);
+        let renew_jitter = reader.share("identity.renewJitter", 0.15, 0.0, 0.3);
         let export = reader.path("identity.exportDirectory", "");
         Some(Self {
             key_algorithm: key_algorithm?,

@@ -1,10 +1,10 @@
 //! `registration`: who writes the WorkloadEntry, and with which credential.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::paths::Paths;
+use crate::config::paths::{KUBE_TOKEN, Paths};
 use crate::config::reader::Reader;
 
 /// Who writes the WorkloadEntry.
@@ -119,7 +119,10 @@ fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Ku
                 let what = "there is no kubeconfig that could have such a context".to_owned();
                 reader.wrong("registration.kubernetes.context", what);
             }
-            Some(Kubernetes::Parts { server, ca_file: at(ca_file), token_file: at(token_file) })
+            // The one that a join placed lies with the other secrets.
+            let own = token_file == Path::new(KUBE_TOKEN);
+            let token_file = if own { paths.kube_token_file() } else { at(token_file) };
+            Some(Kubernetes::Parts { server, ca_file: at(ca_file), token_file })
         }
         _ if needed => {
             let what = "kubernetes needs --kubeconfig FILE, or --kube-server URL, --kube-ca FILE \

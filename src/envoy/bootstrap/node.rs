@@ -68,6 +68,9 @@ fn metadata(inputs: &BootstrapInputs<'_>) -> Value {
     set("SERVICE_ACCOUNT", json!(workload.id.service_account().as_str()));
     set("STATIC_LABELS", json!(workload.labels));
     set("DNS_CAPTURE", json!(inputs.dns_capture.to_string()));
+    if !inputs.platform.is_empty() {
+        set("PLATFORM_METADATA", json!(inputs.platform));
+    }
     if inputs.transparent {
         set("INTERCEPTION_MODE", json!("TPROXY"));
     }

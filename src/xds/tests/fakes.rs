@@ -217,7 +217,7 @@ impl Upstream for Wire {
         Ok(Line { channel: channel(ours).await, peer, with_certificate: false })
     }
 
-    fn headers(&self, _: &Line) -> Result<MetadataMap, DialFailure> {
+    async fn headers(&self, _: &Line) -> Result<MetadataMap, DialFailure> {
         let mut headers = MetadataMap::new();
         headers.insert("clusterid", "Kubernetes".parse().unwrap());
         Ok(headers)

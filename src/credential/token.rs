@@ -1,43 +1,38 @@
 //! Bearer tokens: what a token says about itself, so that one known to be useless is never sent.
-//!
-//! The signature is not checked here; that is the server's part (RFC 7519, Kubernetes' bound
-//! service-account tokens).
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use secrecy::SecretString;
-use serde_json::Value;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
-use crate::base::clock::{from_unix_seconds, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::base::fsio::{self, FileError};
-use crate::identity::SpiffeId;
+use crate::identity::{Account, Claims, ClaimsError, SpiffeId};
 
 /// Why a token is not sent. Never holds a part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// No token is configured, and there is no valid certificate either.
-    #[error("there is neither a valid certificate nor a token")]
-    None,
     /// The file cannot be read.
     #[error("cannot use the token")]
     File(#[source] FileError),
     /// It is no JWT.
-    #[error("the token{} is not a JSON Web Token: {why}", at(path))]
+    #[error("the token{} is not a JSON Web Token", at(path))]
     Malformed {
         /// Its file.
         path: Option<PathBuf>,
         /// What is wrong.
-        why: &'static str,
+        #[source]
+        source: ClaimsError,
     },
     /// It is over.
     #[error("the token{} expired at {expired_at}; this machine's clock says {now}", at(path))]
     Expired {
         /// Its file.
         path: Option<PathBuf>,
-        /// RFC 3339.
+        /// Its end.
+        end: SystemTime,
+        /// Its end, RFC 3339.
         expired_at: String,
         /// RFC 3339.
         now: String,
@@ -68,25 +63,12 @@ fn at(path: &Option<PathBuf>) -> String {
     path.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default()
 }
 
-impl TokenError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        Some(
-            "make a new one with `istioctl x workload entry configure` (or `kubectl create token`) \
-             and run `vm-agent join` again with it"
-                .to_owned(),
-        )
-    }
-}
-
 /// A bearer token and its claims about itself.
+#[derive(Clone)]
 pub struct Token {
     secret: SecretString,
     path: Option<PathBuf>,
-    expires_at: Option<SystemTime>,
-    audiences: Vec<String>,
-    subject: Option<(String, String)>,
+    claims: Claims,
 }
 
 impl Token {
@@ -96,7 +78,7 @@ impl Token {
     /// When it cannot be read or holds no JWT.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let text = fsio::read_text(path, FILE_BYTES).map_err(TokenError::File)?;
-        Self::new(&text, Some(path.to_owned()))
+        Self::new(&Zeroizing::new(text), Some(path.to_owned()))
     }
 
     /// Reads the claims of a token; white space around it is dropped.
@@ -109,22 +91,18 @@ impl Token {
 
     fn new(text: &str, path: Option<PathBuf>) -> Result<Self, TokenError> {
         let text = text.trim();
-        let claims =
-            claims(text).map_err(|why| TokenError::Malformed { path: path.clone(), why })?;
-        let audiences = match claims.get("aud") {
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(many)) => {
-                many.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-            }
-            _ => Vec::new(),
-        };
-        Ok(Self {
-            secret: SecretString::from(text),
-            path,
-            expires_at: claims.get("exp").and_then(Value::as_u64).map(from_unix_seconds),
-            audiences,
-            subject: subject(&claims),
-        })
+        match Claims::read(text) {
+            Ok(claims) => Ok(Self { secret: SecretString::from(text), path, claims }),
+            Err(source) => Err(TokenError::Malformed { path, source }),
+        }
+    }
+
+    /// The same token, which somebody says to end at `end` already.
+    #[must_use]
+    pub fn ending(mut self, end: SystemTime) -> Self {
+        let own = self.claims.expires_at.unwrap_or(end);
+        self.claims.expires_at = Some(own.min(end));
+        self
     }
 
     /// The token itself.
@@ -133,10 +111,30 @@ impl Token {
         &self.secret
     }
 
+    /// What it says of itself.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
     /// Its end, where it names one.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+        self.claims.expires_at
+    }
+
+    /// How long it lives in all: by the clock of its maker where it tells when it was made, else
+    /// since `received_at`.
+    #[must_use]
+    pub fn life(&self, received_at: SystemTime) -> Option<Duration> {
+        let since = self.claims.issued_at.unwrap_or(received_at);
+        self.claims.expires_at?.duration_since(since).ok()
+    }
+
+    /// Whether both are the same text.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.secret.expose_secret() == other.secret.expose_secret()
     }
 
     /// Whether it is worth sending.
@@ -146,19 +144,36 @@ impl Token {
     /// does not make is left to the server.
     pub fn check(&self, id: &SpiffeId, audience: &str, now: SystemTime) -> Result<(), TokenError> {
         let path = self.path.clone();
-        if let Some(end) = self.expires_at.filter(|end| *end <= now) {
-            return Err(TokenError::Expired { path, expired_at: rfc3339(end), now: rfc3339(now) });
+        self.check_end(now)?;
+        let audiences = &self.claims.audiences;
+        if !audiences.is_empty() && !audiences.iter().any(|name| name == audience) {
+            let (found, expected) = (audiences.join(", "), audience.to_owned());
+            return Err(TokenError::Audience { path, found, expected });
         }
-        if !self.audiences.is_empty() && !self.audiences.iter().any(|name| name == audience) {
-            let found = self.audiences.join(", ");
-            return Err(TokenError::Audience { path, found, expected: audience.to_owned() });
-        }
+        self.check_account(id)
+    }
+
+    /// Whether it is still alive.
+    ///
+    /// # Errors
+    /// When it is expired at `now`.
+    pub fn check_end(&self, now: SystemTime) -> Result<(), TokenError> {
+        let Some(end) = self.claims.expires_at.filter(|end| *end <= now) else { return Ok(()) };
+        let (path, expired_at) = (self.path.clone(), rfc3339(end));
+        Err(TokenError::Expired { path, end, expired_at, now: rfc3339(now) })
+    }
+
+    /// Whether it is ours.
+    ///
+    /// # Errors
+    /// When it names another service account.
+    pub fn check_account(&self, id: &SpiffeId) -> Result<(), TokenError> {
         let (namespace, account) = (id.namespace().as_str(), id.service_account().as_str());
-        match &self.subject {
-            Some((ns, sa)) if (ns.as_str(), sa.as_str()) != (namespace, account) => {
+        match &self.claims.account {
+            Some(Account { namespace: ns, name }) if (&**ns, &**name) != (namespace, account) => {
                 Err(TokenError::Subject {
-                    path,
-                    found: format!("service account {ns}/{sa}"),
+                    path: self.path.clone(),
+                    found: format!("service account {ns}/{name}"),
                     expected: format!("{namespace}/{account}"),
                 })
             }
@@ -167,34 +182,19 @@ impl Token {
     }
 }
 
-fn claims(text: &str) -> Result<Value, &'static str> {
-    let parts: Vec<&str> = text.split('.').collect();
-    let [_, payload, _] = parts.as_slice() else {
-        return Err(if text.is_empty() { "it is empty" } else { "it has not three parts" });
-    };
-    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('='));
-    let payload = payload.map_err(|_| "its second part is not base64url")?;
-    let claims: Value =
-        serde_json::from_slice(&payload).map_err(|_| "its second part is not JSON")?;
-    if claims.is_object() { Ok(claims) } else { Err("its second part is not a JSON object") }
-}
-
-/// From `sub`: `system:serviceaccount:NAMESPACE:NAME`.
-fn subject(claims: &Value) -> Option<(String, String)> {
-    let sub = claims.get("sub")?.as_str()?;
-    let (namespace, name) = sub.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    Some((namespace.to_owned(), name.to_owned()))
-}
-
 /// Tokens are one or two kilobytes.
 const FILE_BYTES: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::base::clock::from_unix_seconds;
+    use crate::base::trouble::chain;
 
     fn token(claims: &Value) -> Token {
         let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_no_token_is_said_without_showing_it() {
         for text in ["", "secret", "a.b", "a.!!.c", "a.aGk.c"] {
-            let error = Token::parse(text).err().unwrap().to_string();
+            let error = chain(&Token::parse(text).err().unwrap());
             assert!(error.contains("JSON Web Token") && !error.contains("secret"), "{error}");
         }
     }

@@ -1,0 +1,143 @@
+//! Our credential for the Kubernetes API, where it is a token file: the one that a join placed in
+//! our own state directory is replaced before it ends; an operator's own is only looked at.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rand::RngExt;
+use secrecy::ExposeSecret;
+
+use super::kubernetes::account;
+use super::pace::Pace;
+use super::{Config, RungError, Token};
+use crate::base::clock::SharedClock;
+use crate::base::fsio;
+use crate::identity::SpiffeId;
+use crate::kube::{Client, Object};
+
+/// The token file of our client.
+pub(super) struct ApiCredential {
+    client: Arc<Client>,
+    account: Object,
+    id: SpiffeId,
+    path: PathBuf,
+    owner: Owner,
+    /// Of its life, after which it is replaced.
+    share: f64,
+    /// What we put there last, and when by our clock.
+    placed: Mutex<Option<(Token, SystemTime)>>,
+    pub(super) pace: Pace,
+}
+
+/// Who replaces the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// We do.
+    Agent,
+    /// Somebody else does.
+    Operator,
+}
+
+impl ApiCredential {
+    /// `None` when our credential is no token file.
+    pub(super) fn new(client: &Arc<Client>, config: &Config) -> Option<Self> {
+        let path = client.token_file()?.to_owned();
+        let owner = if path == config.own_kube_token { Owner::Agent } else { Owner::Operator };
+        Some(Self {
+            client: Arc::clone(client),
+            account: account(&config.id),
+            id: config.id.clone(),
+            path,
+            owner,
+            share: RENEW_AT + rand::rng().random_range(-JITTER..=JITTER),
+            placed: Mutex::new(None),
+            pace: Pace::new(),
+        })
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The token now.
+    ///
+    /// # Errors
+    /// When it cannot be used. A token that is no JWT is the server's to judge.
+    pub(super) fn look(&self, now: SystemTime) -> Result<Token, RungError> {
+        let token = Token::read(&self.path)?;
+        token.check_end(now)?;
+        Ok(token)
+    }
+
+    /// When the file is to be replaced: at once (`None`), after a while, or never.
+    pub(super) fn due_in(&self, token: &Token, now: SystemTime) -> Option<Duration> {
+        let at = self.due_at(token, now);
+        let left = at.map_or(Duration::MAX, |at| at.duration_since(now).unwrap_or_default());
+        let left = left.max(self.pace.pause());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// `None` for a token that is not ours to replace.
+    fn due_at(&self, token: &Token, now: SystemTime) -> Option<SystemTime> {
+        let claims = token.claims();
+        let ours = claims.account.is_some() && token.check_account(&self.id).is_ok();
+        let life = claims.life().filter(|_| ours && self.owner == Owner::Agent)?;
+        let since = self.placed_at(token, now).or(claims.issued_at)?;
+        since.checked_add(life.mul_f64(self.share))
+    }
+
+    /// When we put it there: its age is measured by our own clock, unless that was set back.
+    fn placed_at(&self, token: &Token, now: SystemTime) -> Option<SystemTime> {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (placed, at) = placed.as_ref()?;
+        let is_past = at.checked_sub(SET_BACK).is_some_and(|at| at <= now);
+        (placed.is(token) && is_past).then_some(*at)
+    }
+
+    /// Replaces the file by a token with the same audiences, life and binding. A server that only
+    /// gives tokens that end sooner than what we have is asked again when that has changed.
+    ///
+    /// # Errors
+    /// When the server does not make one, or the file cannot be written.
+    pub(super) async fn replace(
+        &self,
+        old: &Token,
+        clock: &SharedClock,
+    ) -> Result<Option<Token>, RungError> {
+        let claims = old.claims();
+        let audiences: Vec<&str> = claims.audiences.iter().map(String::as_str).collect();
+        let life = claims.life().unwrap_or(SHORTEST).max(SHORTEST);
+        let bound = claims.bound_to.as_ref();
+        let issued = self.client.request_bound_token(&self.account, &audiences, life, bound).await;
+        let issued = issued.map_err(RungError::Kube)?;
+        let new = Token::parse(issued.token.expose_secret())?;
+        new.check_account(&self.id)?;
+        let now = clock.now();
+        if new.expires_at() <= old.expires_at() {
+            let given = new.life(now).unwrap_or_default();
+            let left = old.expires_at().and_then(|end| end.duration_since(now).ok());
+            let rest = left.unwrap_or_default().saturating_sub(given);
+            self.pace.rest(rest.clamp(REST, LONGEST_REST));
+            return Ok(None);
+        }
+        let text = new.secret().expose_secret().as_bytes();
+        fsio::replace(&self.path, text, fsio::SECRET).map_err(RungError::Storage)?;
+        let placed = Some((new.clone(), now));
+        *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = placed;
+        self.pace.reset();
+        Ok(Some(new))
+    }
+}
+
+/// As the tokens that are made with it.
+const RENEW_AT: f64 = 0.5;
+const JITTER: f64 = 0.1;
+/// A clock that is corrected by a little is nothing.
+const SET_BACK: Duration = Duration::from_secs(60);
+/// Kubernetes makes no token for less (`pkg/apis/authentication/validation`).
+const SHORTEST: Duration = Duration::from_secs(600);
+/// How long a server that gives shorter tokens than before is left alone.
+const REST: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_secs(3600);
