@@ -140,8 +140,7 @@ impl Agent {
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
-        let stop = tasks.stop_signal();
-        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, stop)));
+        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, tasks.stop_signal())));
         let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);

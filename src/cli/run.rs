@@ -53,7 +53,7 @@ pub(super) async fn start(global: &Global, configuration: Configuration) -> Resu
             made => break made.map_err(plan_failure)?,
         }
     };
-    Agent::start(plan, configuration, clock).await.map_err(start_failure)
+    Box::pin(Agent::start(plan, configuration, clock)).await.map_err(start_failure)
 }
 
 /// The plan for this host.
