@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
+.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build workload-api peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,14 +28,14 @@ test-unit: ## Unit tests, the architecture's rules, fresh generated code
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test registration --test cli --test facts
+	$(CARGO) test --locked --features devmesh --test agent --test registration --test bundle --test cli --test facts
 
 test-envoy: ## The agent's bootstrap and supervision with the real Envoy
 	@echo "== tier: real Envoy"
 	@tests/istio/peers.sh envoy
 	ENVOY=$(PEERS)/bin/envoy $(CARGO) test --locked --test envoy -- --ignored
 
-test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
+test-istio: root peers build workload-api ## The agent against the real istiod, kube-apiserver and Envoy (root)
 	@echo "== tier: real control plane"
 	python3 tests/istio/suite.py $(ARGS)
 
@@ -46,7 +46,7 @@ bench-names: root peers build ## DNS answers beside the real pilot-agent's (root
 	python3 benches/names.py $(ARGS)
 
 fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
-	cd fuzz && for target in dns_packet name_table probe_answer capture_rules facts; do \
+	cd fuzz && for target in dns_packet name_table probe_answer capture_rules token_claims facts workload_api join_bundle; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(ARGS),600) || exit 1; done
 
 gen: ## Make the generated protocol code again
@@ -54,6 +54,9 @@ gen: ## Make the generated protocol code again
 
 build: ## Build the agent for release
 	$(CARGO) build --locked --release
+
+workload-api:
+	$(CARGO) build --locked --features devmesh --bin vm-agent-workload-api
 
 peers:
 	@tests/istio/peers.sh

@@ -1,6 +1,7 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
+mod bundle;
 mod capture;
 mod cert;
 mod config;
@@ -52,6 +53,9 @@ enum Command {
     Reload,
     /// Take this machine out of the mesh and remove all that join and run made
     Leave(leave::Args),
+    /// Make or show join bundles (for the cluster's operator)
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     /// Show, apply or remove this host's redirect rules
     #[command(subcommand)]
     Capture(Box<capture::Command>),
@@ -83,6 +87,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Wait(args) => wait::run(&cli.global, &args),
         Command::Reload => reload::run(&cli.global),
         Command::Leave(args) => leave::run(&cli.global, &args),
+        Command::Bundle(command) => bundle::run(command),
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),

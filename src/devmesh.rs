@@ -9,6 +9,8 @@ mod answer;
 mod apply;
 mod ca;
 mod cloud;
+mod csr;
+mod discovery;
 mod faults;
 mod join;
 mod kube;
@@ -20,11 +22,13 @@ mod store;
 mod tls;
 mod token;
 mod watch;
+mod workload_api;
 
 #[cfg(test)]
 mod tests;
 
 pub use cloud::{CloudFault, CloudService, Instance};
+pub use csr::Approval;
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
 pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
@@ -34,6 +38,7 @@ pub use seen::{
 };
 pub use store::{API_VERSION, GROUP, Objects, Resource};
 pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+pub use workload_api::WorkloadApi;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -44,7 +49,7 @@ use rcgen::{DistinguishedName, DnType, KeyPair};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch::Sender;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{self, SharedClock};
@@ -158,6 +163,7 @@ pub(crate) struct State {
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
     permissions: kube::Permissions,
+    requests: csr::Requests,
     /// Streams per auto-registered entry.
     live: Mutex<BTreeMap<Key, u32>>,
     /// Cancelled to break all connections.
@@ -398,6 +404,29 @@ impl Mesh {
         self.state.permissions.grant(&Account::new(namespace, account), verbs, resource);
     }
 
+    /// Lets a service account make, follow and delete certificate requests.
+    pub fn grant_requests(&self, namespace: &str, account: &str) {
+        let (account, verbs) =
+            (Account::new(namespace, account), ["create", "get", "watch", "delete"]);
+        self.state.permissions.grant_cluster(&account, &verbs, "certificatesigningrequests");
+    }
+
+    /// What becomes of new certificate requests.
+    pub fn set_approval(&self, approval: Approval) {
+        self.state.requests.set_approval(approval);
+    }
+
+    /// The certificate requests, by name, and all changes.
+    #[must_use]
+    pub fn requests(&self) -> Receiver<BTreeMap<String, Value>> {
+        self.state.requests.names()
+    }
+
+    /// Approves and signs a certificate request; false when it is none.
+    pub fn approve_request(&self, name: &str) -> bool {
+        csr::approve(&self.state, name)
+    }
+
     /// A WorkloadEntry, `namespace/name`.
     #[must_use]
     pub fn entry(&self, key: &str) -> Option<Value> {
@@ -487,6 +516,7 @@ impl State {
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
             permissions: kube::Permissions::default(),
+            requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),
             options,

@@ -10,5 +10,5 @@ mod spiffe_id;
 pub use claims::{Account, BoundObject, Claims, ClaimsError};
 pub use issued::{Candidate, IssuedIdentity, Refusal};
 pub use key::{KeyAlgorithm, KeyError, KeyPair};
-pub use roots::{Roots, RootsError};
+pub use roots::{Anchors, RootCertificate, Roots, RootsError};
 pub use spiffe_id::{Namespace, ServiceAccount, SpiffeId, SpiffeIdError, TrustDomain};

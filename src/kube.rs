@@ -1,7 +1,9 @@
 //! The few calls to the Kubernetes API that the agent makes, and the credentials for them.
 
+mod access;
 mod auth;
 mod client;
+mod elsewhere;
 mod error;
 mod kubeconfig;
 mod watch;
@@ -9,7 +11,7 @@ mod watch;
 pub use auth::Auth;
 pub use client::{Client, IssuedToken, Object, Version};
 pub use error::{FieldConflict, KubeError, Verb};
-pub use kubeconfig::{KubeconfigError, from_kubeconfig};
+pub use kubeconfig::{Chosen, KubeconfigError, Kubeconfigs, from_kubeconfig, from_kubeconfigs};
 pub use watch::{Watch, WatchEvent};
 
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub struct Config {
     pub ca: Ca,
     /// Our credential.
     pub auth: Auth,
+    /// The name that the server's certificate carries, where the URL has another.
+    pub tls_server_name: Option<String>,
 }
 
 /// The roots of the API server.

@@ -19,6 +19,7 @@ pub mod platform;
 pub mod systemd;
 
 pub mod kube;
+pub mod spiffe;
 pub mod workload;
 
 pub mod credential;
@@ -28,6 +29,7 @@ pub mod controlplane;
 pub mod ca;
 pub mod envoy;
 pub mod join;
+pub mod operator;
 pub mod registry;
 pub mod xds;
 

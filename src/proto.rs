@@ -39,3 +39,8 @@ pub mod istio_ca;
 #[path = "proto/gen/istio.networking.nds.v1.rs"]
 #[rustfmt::skip]
 pub mod nds;
+
+/// SPIFFE's Workload API. Its package has no name.
+#[path = "proto/gen/_.rs"]
+#[rustfmt::skip]
+pub mod spiffe;

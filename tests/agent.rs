@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
+#[path = "agent/sources.rs"]
+mod sources;
+
 fn valid(status: &Value) -> bool {
     status["identity"]["valid"] == true
 }

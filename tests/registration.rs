@@ -68,6 +68,7 @@ impl World {
         let config = vm_agent::kube::Config {
             server: format!("https://localhost:{}", self.mesh.kube_address().port()),
             ca: Ca::Pem(self.mesh.root_pem()),
+            tls_server_name: None,
             auth: Auth::Token(token.into()),
         };
         Arc::new(Client::new(config, self.clock()).unwrap())

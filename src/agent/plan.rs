@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, SkewGauge};
 use crate::capture::Interception;
 use crate::config::{self, Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
@@ -164,6 +164,7 @@ pub async fn plan(
     let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
     let secrets = secrets::Config {
+        source: settings.identity.source.clone(),
         id,
         state_directory: paths.state_directory(),
         root_cert: settings.mesh.root_cert.clone(),
@@ -172,6 +173,7 @@ pub async fn plan(
         renew_at: settings.identity.renew_at,
         jitter: settings.identity.renew_jitter,
         export_directory: settings.identity.export_directory.clone(),
+        skew: SkewGauge::default(),
     };
     let status = status_pages(settings, envoy.only_ipv6);
     let health = checks(settings, &workload);
@@ -356,6 +358,7 @@ fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
             server: server.clone(),
             ca: Ca::File(ca_file.clone()),
             auth: Auth::TokenFile(token_file.clone()),
+            tls_server_name: None,
         }),
     })
 }

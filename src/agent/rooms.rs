@@ -15,7 +15,7 @@ use crate::dns;
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
 use crate::proto::nds::NameTable;
-use crate::secrets::{RenewalPhase, Vault};
+use crate::secrets::{RenewalPhase, Source, Vault};
 use crate::xds;
 
 /// Whether the proxy can take traffic, as a signal of its own.
@@ -53,7 +53,9 @@ pub(super) fn credential(tasks: &Tasks, ladder: Ladder, vault: &Vault) {
             let waits = {
                 let renewal = vault.renewal();
                 let renewal = renewal.borrow();
-                renewal.phase == RenewalPhase::Retrying && renewal.next_attempt.is_some()
+                // Only istiod's renewal goes with these tokens.
+                let is_ours = matches!(vault.source(), Source::Istiod);
+                is_ours && renewal.phase == RenewalPhase::Retrying && renewal.next_attempt.is_some()
             };
             if waits {
                 vault.renew_now();

@@ -15,21 +15,20 @@ use super::chronicle::Chronicle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Hears, Plan, facts, rooms};
+use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
 use crate::base::uds::{self, Peers};
-use crate::ca::IstiodIssuer;
 use crate::config::Paths;
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
 use crate::health;
 use crate::kube::{Client, KubeError};
 use crate::sds;
-use crate::secrets::{self, Vault};
+use crate::secrets::Vault;
 use crate::status::{self, Board, ConfigurationState, Desk};
 use crate::workload::Workload;
 use crate::xds::{self, Relay};
@@ -49,6 +48,9 @@ pub enum StartError {
     /// The Kubernetes API cannot be used.
     #[error("the Kubernetes API cannot be used")]
     Kube(#[from] KubeError),
+    /// Certificates come through the Kubernetes API, which is not set up.
+    #[error("identity.source is kubernetes, but registration.kubernetes names no Kubernetes API")]
+    NoKubernetes,
     /// The status port is taken.
     #[error("cannot listen at {address} for status")]
     Port {
@@ -94,17 +96,15 @@ impl Agent {
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
-        let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(&clock)));
-        let kube = kube.transpose()?.map(Arc::new);
+        let kube = client(&mut plan, &clock)?;
+        let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
-        let dialer =
-            |config| Dialer::new(config, ladder.clone(), vault.subscribe(), Arc::clone(&clock));
-        let issuer = IstiodIssuer::new(dialer(plan.ca.clone()));
+        let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
+        let ca = dialer.with_trust(trust);
         let who = follow(&tasks, &plan, configuration, &clock);
-        let registration = Registration::open(&plan, kube, who.workload.clone(), &clock)?;
+        let registration = Registration::open(&plan, kube.clone(), who.workload.clone(), &clock)?;
         let claims = registration.first_claims();
-        let (relay, says) =
-            open_relay(&plan, claims, dialer(plan.discovery.clone()), &clock, &tasks);
+        let (relay, says) = open_relay(&plan, claims, ca.towards(&plan.discovery), &clock, &tasks);
         let Plan { paths, envoy, discovery, capture, .. } = plan;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
@@ -120,6 +120,7 @@ impl Agent {
             facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
         let board = Arc::new(Board {
             clock,
+            skew: plan.secrets.skew,
             started: Instant::now(),
             workload: who.workload,
             configuration: who.configuration,
@@ -140,7 +141,7 @@ impl Agent {
         });
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
-        tasks.critical("renewal", never_ends(secrets::renew(vault, issuer, tasks.stop_signal())));
+        identity::keep(&tasks, &vault, ca, kube.as_ref())?;
         let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
@@ -170,6 +171,34 @@ fn follow(tasks: &Tasks, plan: &Plan, configuration: Configuration, clock: &Shar
     let bearings = Bearings { reload, discovery, facts, clock, workload, target };
     tasks.spawn("bearings", bearings.run(ordered));
     Who { workload: seen, target: aimed, configuration, reload: order }
+}
+
+/// The one client of the Kubernetes API, where there is one.
+fn client(plan: &mut Plan, clock: &SharedClock) -> Result<Option<Arc<Client>>, KubeError> {
+    let Some(config) = plan.kube.take() else { return Ok(None) };
+    let client = Client::new(config, Arc::clone(clock))?;
+    Ok(Some(Arc::new(client.measuring(plan.secrets.skew.clone()))))
+}
+
+/// Whom the lines to istiod believe.
+fn trust(
+    tasks: &Tasks,
+    plan: &Plan,
+    vault: &Vault,
+    kube: Option<&Arc<Client>>,
+    clock: &SharedClock,
+) -> Trust {
+    let refresh = kube.map(|kube| {
+        let keeper = roots::Keeper {
+            kube: Arc::clone(kube),
+            namespace: plan.workload.id.namespace().to_string(),
+            root_cert: plan.secrets.root_cert.clone(),
+            vault: vault.clone(),
+            clock: Arc::clone(clock),
+        };
+        roots::keep(tasks, keeper)
+    });
+    Trust { learned: Some(vault.learned_roots()), refresh, ..Trust::default() }
 }
 
 /// Envoy's two doors: its secrets and its configuration.

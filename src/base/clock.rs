@@ -1,11 +1,17 @@
-//! The wall clock as a parameter, and RFC 3339 text. Monotonic time is `tokio::time`.
+//! The wall clock as a parameter, how wrong it is, and text that tells the time. Monotonic time is
+//! `tokio::time`.
+
+mod skew;
+
+pub use skew::{Skew, SkewGauge, Witness};
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// Tells the wall-clock time. Certificates and tokens live by it; timers do not.
 pub trait Clock: Send + Sync + 'static {
@@ -46,6 +52,25 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
 }
 
+/// The time that an HTTP `Date` tells (RFC 9110, 5.6.7, the fixed form); `None` for other text.
+#[must_use]
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    let form = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    let at = PrimitiveDateTime::parse(text, form).ok()?;
+    Some(at.assume_utc().into())
+}
+
+/// The text of an HTTP `Date`.
+#[must_use]
+pub fn http_date(at: SystemTime) -> String {
+    let form = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    OffsetDateTime::from(at).format(form).unwrap_or_default()
+}
+
 /// Writes an optional time as RFC 3339 text, for `serialize_with`.
 ///
 /// # Errors
@@ -79,5 +104,15 @@ mod tests {
         assert_eq!(unix_seconds(at), 1_790_000_000);
         assert_eq!(parse_rfc3339("2026-09-21T16:13:20.9+02:00"), Some(at));
         assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+
+    #[test]
+    fn dates_of_http_round_trip() {
+        let at = from_unix_seconds(1_790_000_000);
+        assert_eq!(http_date(at), "Mon, 21 Sep 2026 14:13:20 GMT");
+        assert_eq!(parse_http_date(&http_date(at)), Some(at));
+        for other in ["", "Monday, 21-Sep-26 14:13:20 GMT", "Mon, 21 Sep 2026 14:13:20 CET"] {
+            assert_eq!(parse_http_date(other), None, "{other}");
+        }
     }
 }

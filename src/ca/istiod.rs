@@ -2,16 +2,16 @@
 //! it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tokio::time::timeout;
 use tonic::Request;
 
-use super::{Csr, IssueError, IssuedChain, Issuer};
+use super::{Csr, IssueError, IssuedChain, Issuer, Waiting};
 use crate::controlplane::{Dialer, Headers};
-use crate::identity::Roots;
+use crate::identity::{Anchors, Roots};
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 
@@ -60,13 +60,37 @@ impl IstiodIssuer {
 }
 
 impl Issuer for IstiodIssuer {
-    async fn issue(&self, csr: &Csr) -> Result<IssuedChain, IssueError> {
+    async fn issue(&self, csr: &Csr, _: Waiting<'_>) -> Result<IssuedChain, IssueError> {
         let response = self.call(csr).await?;
         sort(&response.cert_chain).map_err(|why| IssueError::Malformed {
             endpoint: self.dialer.config().endpoint.clone(),
             why,
         })
     }
+
+    async fn refresh_roots(&self) -> bool {
+        self.dialer.trust().refreshed().await
+    }
+
+    /// istiod's own CA dates a certificate back by exactly [`GRACE`], and lets it end after exactly
+    /// the lifetime that was asked for. With any other validity somebody else has signed.
+    fn signed_at(
+        &self,
+        csr: &Csr,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Option<SystemTime> {
+        own_signature(csr.ttl, not_before, not_after)
+    }
+}
+
+fn own_signature(
+    ttl: Duration,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Option<SystemTime> {
+    let now = not_before.checked_add(GRACE)?;
+    (now.checked_add(ttl) == Some(not_after)).then_some(now)
 }
 
 /// The leaf, the intermediates, and the last element with one or more roots.
@@ -84,9 +108,11 @@ fn sort(elements: &[String]) -> Result<IssuedChain, String> {
         chain_pem.push_str(element.trim());
         chain_pem.push('\n');
     }
-    Ok(IssuedChain { chain_pem, roots: Some(roots) })
+    Ok(IssuedChain { chain_pem, anchors: Anchors::Sent(roots) })
 }
 
+/// Istio's `ClockSkewGracePeriod`, `security/pkg/pki/util/generate_cert.go`.
+const GRACE: Duration = Duration::from_secs(120);
 /// istiod signs in milliseconds; a busy one queues for seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// A chain with the roots of a mesh is some kilobytes.
@@ -97,6 +123,15 @@ const MESSAGE_CHARS: usize = 500;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_istiods_own_signature_tells_its_time() {
+        let at = |seconds: u64| crate::base::clock::from_unix_seconds(1_790_000_000 + seconds);
+        let ttl = Duration::from_secs(3600);
+        assert_eq!(own_signature(ttl, at(0), at(3720)), Some(at(120)));
+        assert_eq!(own_signature(ttl, at(0), at(3600)), None, "another CA signed");
+        assert_eq!(own_signature(ttl, at(0), at(3000)), None, "the CA's own end came first");
+    }
 
     #[test]
     fn an_answer_without_a_root_is_rubbish() {

@@ -39,12 +39,13 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
     screen::out(&format!("{:<12}{left}", "valid for"))
 }
 
-const ROWS: [(&str, &str); 7] = [
+const ROWS: [(&str, &str); 8] = [
     ("identity", "/id"),
     ("serial", "/serial"),
     ("issuer", "/issuer"),
     ("key", "/key"),
     ("not before", "/not_before"),
     ("not after", "/not_after"),
+    ("source", "/renewal/source"),
     ("renewals", "/renewal/issued"),
 ];

@@ -1,8 +1,10 @@
 //! `vm-agent join`: into the mesh, with every step shown, and nothing left when one fails.
 
 mod checks;
+mod kubernetes;
+mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
@@ -12,15 +14,18 @@ use super::progress::{Progress, Verdict};
 use super::run::{finish, runtime, start};
 use super::{capture, service, settings, status};
 use crate::agent::{Agent, Configuration, Reason};
-use crate::base::problem::{Problem, Problems};
 use crate::capture::Capture;
 use crate::config::{self, Document, Paths};
-use crate::join::{Files, Layout, Source, read_directory};
+use crate::join::{Files, Layout, Source};
+
+pub(super) use kubernetes::fresh_bundle;
+pub(super) use source::bundle as read_bundle;
 
 /// Arguments of `join`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A directory that `istioctl x workload entry configure` wrote [default: flags say it all]
+    /// A bundle that `vm-agent bundle create` made (`-`: on standard input), or a directory that
+    /// `istioctl x workload entry configure` wrote [default: flags say it all]
     #[arg(value_name = "SOURCE")]
     source: Option<PathBuf>,
     /// Become the daemon instead of starting the service
@@ -35,9 +40,9 @@ pub(super) struct Args {
 
 pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let mut progress = Progress::default();
-    let source = read_source(args.source.as_deref(), &mut progress)?;
+    let source = source::read(args.source.as_deref(), &mut progress)?;
     let paths = settings::paths(global);
-    let document = document(&paths, source.as_ref(), &args.overrides)?;
+    let document = source::document(&paths, source.as_ref(), &args.overrides)?;
     let loaded = settings::load(&document, global)?;
     let settings = &loaded.settings;
     if !args.foreground && !service::is_ours(global) {
@@ -48,8 +53,12 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let level = if args.foreground { settings.log.level.as_str() } else { "error" };
     logs::start(global, logs::Wanted { level, json: settings.log.json });
     let runtime = runtime()?;
+    let renew_with =
+        source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default().renew_with;
     let files = files(&paths, &document, source)?;
-    runtime.block_on(checks::all(global, settings, &files, &mut progress))?;
+    let inputs =
+        checks::Inputs { global, settings, renew_with: &renew_with, foreground: args.foreground };
+    runtime.block_on(checks::all(&inputs, &files, &mut progress))?;
     let layout = Layout::apply(&files).map_err(|error| {
         let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
         Failure::new(Exit::Host, error).hint(hint)
@@ -64,53 +73,21 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
 }
 
-fn read_source(source: Option<&Path>, progress: &mut Progress) -> Result<Option<Source>, Failure> {
-    let Some(path) = source else { return Ok(None) };
-    if !path.is_dir() {
-        let what = if path.exists() { "it is no directory" } else { "it does not exist" };
-        let problem = Problem::new(path.display().to_string(), "", what);
-        let hint =
-            "SOURCE is the directory that `istioctl x workload entry configure -o DIR` wrote";
-        return Err(Failure::from(Problems(vec![problem])).hint(hint.to_owned()));
-    }
-    let source = read_directory(path, config::parse_yaml_with_lines)?;
-    for warning in &source.warnings {
-        progress.warn(&warning.to_string());
-    }
-    progress.done("source", &path.display().to_string());
-    Ok(Some(source))
-}
-
-/// The settings of the source with the flags over them.
-fn document(
-    paths: &Paths,
-    source: Option<&Source>,
-    overrides: &Overrides,
-) -> Result<Document, Failure> {
-    let mut document = Document::new();
-    if let Some(source) = source {
-        document.add(&source.document, &|path| source.origin(path));
-        if source.token.is_some() {
-            let file = paths.token_file().display().to_string();
-            let at = ["credential", "tokenFile"].map(str::to_owned);
-            document.set(&at, file.into(), &source.origin(&[]));
-        }
-    }
-    settings::add_environment_and_flags(&mut document, overrides)?;
-    Ok(document)
-}
-
 fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<Files, Failure> {
     let yaml = config::write_yaml(&document.tree());
     let yaml =
         yaml.ok_or_else(|| super::other(anyhow::anyhow!("the settings have no YAML form")))?;
     let config = format!("{CONFIG_HEAD}{yaml}");
-    let (root_pem, token) = source.map_or((None, None), |source| (source.root_pem, source.token));
+    let (root_pem, token, kubernetes) = source
+        .map_or((None, None, None), |source| (source.root_pem, source.token, source.kubernetes));
+    let (kube_ca, kube_token) =
+        kubernetes.map(|api| (api.roots.pem().to_owned(), api.token)).unzip();
     Ok(Files {
         config: (paths.config_file(), config),
         root_cert: root_pem.map(|pem| (paths.root_cert(), pem)),
+        kube_ca: kube_ca.map(|pem| (paths.kube_ca(), pem)),
         token: token.map(|token| (paths.token_file(), token)),
-        kube_token: None,
+        kube_token: kube_token.map(|token| (paths.kube_token_file(), token)),
         state_directory: paths.state_directory(),
         run_directory: paths.run_directory(),
     })

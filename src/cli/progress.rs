@@ -69,12 +69,20 @@ impl Progress {
 
     /// A trouble that does not pass by itself ends a join; others are shown once.
     fn judge(&mut self, status: &Value) -> Verdict {
+        // A person has been asked, and may be at lunch.
+        let asked = text(status, "/identity/renewal/phase") == "approval";
         let conditions = status.pointer("/conditions").and_then(Value::as_array);
         let conditions = conditions.into_iter().flatten();
         // Tokens are the renewal's means: whether it gets there without them is its own to say.
         for condition in conditions.filter(|one| text(one, "/room") != "credential") {
             let what = text(condition, "/what");
             let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
+            if asked && text(condition, "/room") == "identity" {
+                if self.troubles.insert(what.clone()) {
+                    self.warn(&format!("{what}: {}", hint.unwrap_or_default()));
+                }
+                continue;
+            }
             if text(condition, "/retry") != "soon" {
                 let error = anyhow::anyhow!("{what}");
                 return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));

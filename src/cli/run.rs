@@ -109,6 +109,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
             Some("`vm-agent status` shows it; use another --root for a second agent".to_owned()),
         ),
         StartError::Kube(error) => (Exit::Configuration, error.hint()),
+        StartError::NoKubernetes => (Exit::Configuration, None),
         StartError::Port { .. } => {
             (Exit::Host, Some("end the program that holds the port, or set status.port".to_owned()))
         }

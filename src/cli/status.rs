@@ -78,6 +78,9 @@ fn render(status: &Value) -> String {
     row("capture", capture(status));
     row("names", names(status));
     row("health", health(status));
+    if let Some(clock) = clock(status) {
+        row("clock", clock);
+    }
     for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
         let room = text(condition, "/room");
         screen.push_str(&format!(
@@ -102,7 +105,7 @@ fn identity(status: &Value) -> String {
     let id = text(status, "/identity/id");
     let valid = status.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
     match status.pointer("/identity/expires_in").and_then(Value::as_i64) {
-        Some(left) if valid => format!("{id}, valid for {}", span(left)),
+        Some(left) if valid => format!("{id}{}, valid for {}", source(status), span(left)),
         Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
         None => format!("{id}, no certificate yet"),
     }
@@ -127,6 +130,26 @@ fn registration(status: &Value) -> String {
         line.push_str(&format!("\n! {} changed: needs a restart of the agent", names.join(", ")));
     }
     line
+}
+
+/// istiod is where everybody looks first.
+fn source(status: &Value) -> String {
+    match status.pointer("/identity/renewal/source").and_then(Value::as_str) {
+        Some(name) if name != "istiod" => format!(" from {name}"),
+        _ => String::new(),
+    }
+}
+
+/// Said only where it may matter.
+fn clock(status: &Value) -> Option<String> {
+    let ahead = status.pointer("/clock/skew_ms").and_then(Value::as_i64)?;
+    let error = status.pointer("/clock/error_ms").and_then(Value::as_u64).unwrap_or(0);
+    if ahead.unsigned_abs().saturating_sub(error) <= NEAR_MS {
+        return None;
+    }
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    let seconds = std::time::Duration::from_millis(ahead.unsigned_abs()).as_secs_f64();
+    Some(format!("{seconds:.1} s {side} {}", text(status, "/clock/measured_by")))
 }
 
 /// Each rung with what is left of it.
@@ -212,6 +235,9 @@ pub(super) fn span(seconds: i64) -> String {
     }
 }
 
+/// What nothing of ours minds.
+const NEAR_MS: u64 = 5000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +246,21 @@ mod tests {
     fn spans_show_their_two_largest_units() {
         let spans = [5, 65, 3_660, 90_000].map(span);
         assert_eq!(spans, ["5s", "1m 5s", "1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn a_clock_is_shown_when_it_is_off_by_more_than_its_error_explains() {
+        let shown = |ahead: i64| {
+            let clock =
+                serde_json::json!({"skew_ms": ahead, "error_ms": 1000, "measured_by": "istiod"});
+            clock_row(&clock)
+        };
+        assert_eq!(shown(6000), None);
+        assert_eq!(shown(-6100).as_deref(), Some("6.1 s behind istiod"));
+    }
+
+    fn clock_row(clock: &Value) -> Option<String> {
+        super::clock(&serde_json::json!({"clock": clock}))
     }
 
     #[test]

@@ -75,6 +75,12 @@ impl Paths {
         self.state_directory().join("istio-token.json")
     }
 
+    /// The roots of the Kubernetes API that `join` placed.
+    #[must_use]
+    pub fn kube_ca(&self) -> PathBuf {
+        self.config_directory().join("kube-ca.pem")
+    }
+
     /// What was done to the host's rules.
     #[must_use]
     pub fn capture_journal(&self) -> PathBuf {

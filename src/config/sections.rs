@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use super::paths::Paths;
 use super::reader::Reader;
+use crate::secrets::Source;
 
 /// All settings, found good.
 #[derive(Clone, Debug)]
@@ -99,6 +100,12 @@ impl Settings {
             let what = "missing: the WorkloadGroup that istiod registers this machine into \
                         (or set registration.mode to kubernetes or none)";
             reader.wrong("workload.group", what.to_owned());
+        }
+        let signs = identity.as_ref().map(|identity| &identity.source);
+        let has_api = registration.as_ref().is_some_and(|one| one.kubernetes.is_some());
+        if matches!(signs, Some(Source::Kubernetes(_))) && !has_api {
+            let what = "kubernetes needs the Kubernetes API (registration.kubernetes)".to_owned();
+            reader.wrong("identity.source", what);
         }
         check_ports(reader, mesh.as_ref(), proxy.as_ref(), status.as_ref());
         if reader.has_problems() {

@@ -17,10 +17,10 @@ use tokio_rustls::client::TlsStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
-use super::Endpoint;
+use super::alert::Heard;
 use super::error::{DialError, Step, tls_failure};
+use super::{Endpoint, Trust, read_roots};
 use crate::base::clock::SharedClock;
-use crate::base::fsio;
 use crate::credential::{Bearer, Ladder, LadderError};
 use crate::identity::{IssuedIdentity, Roots};
 
@@ -68,6 +68,7 @@ pub struct Dialer {
     ladder: Ladder,
     identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
     clock: SharedClock,
+    trust: Trust,
 }
 
 impl Dialer {
@@ -80,7 +81,26 @@ impl Dialer {
         identity: watch::Receiver<Option<Arc<IssuedIdentity>>>,
         clock: SharedClock,
     ) -> Self {
-        Self { config: Arc::new(config), ladder, identity, clock }
+        Self { config: Arc::new(config), ladder, identity, clock, trust: Trust::default() }
+    }
+
+    /// Trusts more than the root file, and has newer roots fetched where a dial meets unknown ones.
+    #[must_use]
+    pub fn with_trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// The same dialer for another server of the control plane.
+    #[must_use]
+    pub fn towards(&self, config: &Config) -> Self {
+        Self { config: Arc::new(config.clone()), ..self.clone() }
+    }
+
+    /// What is trusted beside the root file.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// What it was made with.
@@ -89,15 +109,13 @@ impl Dialer {
         &self.config
     }
 
-    /// The roots trusted now: those of the root file and those that came with our certificate.
+    /// The roots trusted now: those of the root file, those that came with our certificate, and
+    /// those that were learned otherwise.
     ///
     /// # Errors
     /// When the root file cannot be used.
     pub fn roots(&self) -> Result<Roots, DialError> {
-        let path = &self.config.root_cert;
-        let pem = fsio::read(path, ROOT_BYTES).map_err(DialError::RootFile)?;
-        let roots = Roots::from_pem(&pem)
-            .map_err(|source| DialError::Roots { path: path.clone(), source })?;
+        let roots = self.trust.beside(read_roots(&self.config.root_cert)?);
         Ok(match self.identity.borrow().as_ref() {
             Some(identity) => roots.union(identity.roots()),
             None => roots,
@@ -114,19 +132,33 @@ impl Dialer {
     }
 
     /// Connects. Our certificate is offered only when it is valid by the clock: istiod fails the
-    /// handshake of an expired one even when a good token follows.
+    /// handshake of an expired one even when a good token follows. One that istiod has just refused
+    /// is left out, so that the token gets its chance. Where istiod's root is unknown and
+    /// newer ones can be fetched, it is dialled again with them.
     ///
     /// # Errors
     /// With the step that failed.
     pub async fn dial(&self) -> Result<Connection, DialError> {
+        match self.dial_once().await {
+            Err(DialError::Untrusted { .. }) if self.trust.refreshed().await => {
+                self.dial_once().await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn dial_once(&self) -> Result<Connection, DialError> {
         let roots = self.roots()?;
         let (tcp, peer) = self.connect().await?;
         let local = tcp.local_addr().map_err(|source| self.unreachable(peer, source))?;
         let current = self.identity.borrow().clone();
         let current = current.filter(|identity| identity.is_valid_at(self.clock.now()));
+        let current = current.filter(|identity| !self.trust.refused.is(identity.serial()));
         let with_certificate = current.is_some();
-        let tls = self.handshake(tcp, &roots, current.as_deref()).await?;
-        let channel = self.http2(tls).await?;
+        let inner = self.handshake(tcp, &roots, current.as_deref()).await?;
+        let offered = current.map(|identity| identity.serial().to_owned());
+        let refused = self.trust.refused.clone();
+        let channel = self.http2(Heard { inner, refused, offered }).await?;
         Ok(Connection { channel, local, peer, with_certificate })
     }
 
@@ -199,12 +231,17 @@ impl Dialer {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         match timeout(self.config.step_limit, connector.connect(server, tcp)).await {
             Ok(Ok(tls)) => Ok(tls),
-            Ok(Err(error)) => Err(tls_failure(error, &self.config, &name, roots)),
+            Ok(Err(error)) => {
+                if let Some(identity) = identity {
+                    self.trust.refused.note(&error, identity.serial());
+                }
+                Err(tls_failure(error, &self.config, &name, roots))
+            }
             Err(_) => Err(self.late(Step::Tls)),
         }
     }
 
-    async fn http2(&self, tls: TlsStream<TcpStream>) -> Result<Channel, DialError> {
+    async fn http2(&self, tls: Heard<TlsStream<TcpStream>>) -> Result<Channel, DialError> {
         let authority = format!("https://{}", self.config.endpoint);
         let failed = |source| DialError::Http { endpoint: self.config.endpoint.clone(), source };
         let endpoint = tonic::transport::Endpoint::from_shared(authority)
@@ -272,8 +309,6 @@ fn tls_config(
     Ok(config)
 }
 
-/// A handful of roots; larger is no root file.
-const ROOT_BYTES: u64 = 1 << 20;
 /// A name with more addresses than this is not tried to the end.
 const ADDRESSES: usize = 8;
 /// Istio's defaults: `GRPC_KEEPALIVE_INTERVAL`, `GRPC_KEEPALIVE_TIMEOUT`, `pilot/pkg/grpc/grpc.go`.

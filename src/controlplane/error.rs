@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 
-use super::{Config, Endpoint};
+use super::{Config, Endpoint, RootFileError};
 use crate::base::backoff::Retry;
-use crate::base::fsio::FileError;
-use crate::identity::{Roots, RootsError};
+use crate::identity::Roots;
 
 /// A step of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,18 +39,9 @@ impl fmt::Display for Step {
 /// A dial that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The root file cannot be read.
-    #[error("cannot use the control plane's root certificate")]
-    RootFile(#[source] FileError),
-    /// The root file holds no roots.
-    #[error("{} is no root certificate file", path.display())]
-    Roots {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: RootsError,
-    },
+    /// The root file cannot be used.
+    #[error(transparent)]
+    RootFile(#[from] RootFileError),
     /// The host has no address.
     #[error("the control plane's name {host} does not resolve")]
     Resolve {
@@ -142,10 +132,7 @@ impl DialError {
             | Self::Late { .. }
             | Self::Tls { .. }
             | Self::Http { .. } => Retry::Soon,
-            Self::RootFile(_)
-            | Self::Roots { .. }
-            | Self::Untrusted { .. }
-            | Self::OtherName { .. } => Retry::Later,
+            Self::RootFile(_) | Self::Untrusted { .. } | Self::OtherName { .. } => Retry::Later,
             Self::ServerName { .. } | Self::TlsSetup(_) => Retry::Never,
         }
     }
@@ -160,7 +147,7 @@ impl DialError {
             Self::Connect { .. } | Self::Late { .. } => {
                 "check that istiod runs and that its port can be reached from here".to_owned()
             }
-            Self::RootFile(_) | Self::Roots { .. } | Self::Untrusted { .. } => {
+            Self::RootFile(_) | Self::Untrusted { .. } => {
                 "fetch the mesh's root: `kubectl get configmap istio-ca-root-cert -n NAMESPACE \
                  -o jsonpath='{.data.root-cert\\.pem}'`, then join again with it"
                     .to_owned()

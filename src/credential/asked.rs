@@ -11,6 +11,7 @@ use super::gce::Gce;
 use super::kubernetes::Kubernetes;
 use super::pace::Pace;
 use super::{Config, RungError, Token, command, kept};
+use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
 use crate::base::trouble::chain;
 
@@ -141,12 +142,16 @@ impl Asked {
         {
             return Ok(held.token);
         }
+        let was_refused = self.lock().as_ref().is_some_and(|held| held.refused);
         let token = self.supplier.obtain(&config.audience).await;
         let now = clock.now();
         let token = token.and_then(|token| checked(token, &config.id, &config.audience, now));
         match token {
             Ok(token) => {
-                self.pace.reset();
+                // Until one was accepted, the next may be refused as well.
+                if !was_refused {
+                    self.pace.reset();
+                }
                 self.keep(&token, now);
                 Ok(token)
             }
@@ -157,11 +162,20 @@ impl Asked {
         }
     }
 
-    /// istiod did not accept this token: another one is wanted.
+    /// istiod did not accept this token: another one is wanted, though not at every refusal.
     pub(super) fn refuse(&self, token: &Token) {
         if let Some(held) = self.lock().as_mut().filter(|held| held.token.is(token)) {
+            if !held.refused {
+                self.pace.failed(Retry::Later);
+            }
             held.refused = true;
         }
+    }
+
+    /// Whether the token that is held was refused, and it is too soon for another one.
+    pub(super) fn rests(&self) -> bool {
+        let refused = self.lock().as_ref().is_some_and(|held| held.refused);
+        refused && !self.pace.pause().is_zero()
     }
 
     fn keep(&self, token: &Token, now: SystemTime) {

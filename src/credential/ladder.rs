@@ -103,7 +103,8 @@ impl Ladder {
         if let Some(bearer) = self.at_hand() {
             return Ok(bearer);
         }
-        for step in &self.inner.steps {
+        let rests = |step: &&Step| matches!(&step.origin, Origin::Asked(asked) if asked.rests());
+        for step in self.inner.steps.iter().filter(|step| !rests(step)) {
             if let Some(token) = self.ask(step, Want::Any).await {
                 return Ok(self.give(step, token));
             }

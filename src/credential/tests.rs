@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::ladder::Origin;
 use super::*;
 use crate::base::backoff::Retry;
 use crate::base::clock::{Clock, from_unix_seconds, unix_seconds};
@@ -204,6 +205,23 @@ async fn what_istiod_refused_is_sent_again_only_when_nothing_else_is_left() {
         (Phase::Usable, None),
         "another token is no refused one"
     );
+}
+
+#[tokio::test]
+async fn a_source_whose_tokens_are_refused_is_not_asked_for_one_at_every_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("token"), dir.path().join("runs"));
+    put(&file, &jwt("istio-ca", 2000));
+    let ladder = ladder(vec![printer(&file, &log)], &FakeClock::at(1000));
+    for _ in 0..3 {
+        let bearer = ladder.token().await.unwrap();
+        ladder.refuse(&bearer, "authentication failure");
+    }
+    assert_eq!(runs(&log), 1);
+    let Origin::Asked(asked) = &ladder.inner.steps[0].origin else { panic!("it is a program") };
+    asked.pace.rest(Duration::ZERO);
+    ladder.token().await.unwrap();
+    assert_eq!(runs(&log), 2, "after the pause");
 }
 
 #[tokio::test(start_paused = true)]

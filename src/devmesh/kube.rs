@@ -6,21 +6,23 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path, Query, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::DATE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{self, Act, Refusal};
+use super::discovery::{core_resources, core_versions, group_versions, groups, resources, version};
 use super::faults::{Fault, Service};
 use super::seen::{SeenCall, record};
 use super::store::{API_VERSION, GROUP, Key, Preconditions, Resource, Write, WriteRefusal};
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 use super::watch::{self, Scope};
-use super::{State, lock};
-use crate::base::clock::rfc3339;
+use super::{State, csr, lock};
+use crate::base::clock::{http_date, rfc3339};
 
 /// Who may do what: verb and resource, per user and namespace.
 #[derive(Default)]
@@ -34,6 +36,14 @@ impl Permissions {
         for &verb in verbs {
             let one = [&account.user(), &account.namespace, verb, plural].map(str::to_owned);
             granted.insert(one);
+        }
+    }
+
+    /// For what belongs to the whole cluster.
+    pub(super) fn grant_cluster(&self, account: &Account, verbs: &[&str], plural: &str) {
+        for &verb in verbs {
+            let one = [&account.user(), "", verb, plural].map(str::to_owned);
+            lock(&self.granted).insert(one);
         }
     }
 
@@ -66,6 +76,8 @@ pub(super) fn router(state: Arc<State>) -> Router {
             get(read).patch(apply).put(update).delete(remove),
         )
         .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
+        .merge(csr::router())
         .fallback(|| async { Refusal::no_such_path() })
         .method_not_allowed_fallback(|| async { Refusal::no_such_path() })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), enter))
@@ -77,8 +89,8 @@ type Options = Query<BTreeMap<String, String>>;
 
 /// A Kubernetes user.
 #[derive(Clone, Debug)]
-struct User {
-    name: String,
+pub(super) struct User {
+    pub(super) name: String,
     admin: bool,
 }
 
@@ -109,7 +121,11 @@ async fn enter(
         None if public => {}
         None => return Refusal::unauthorized().into_response(),
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Ok(date) = HeaderValue::try_from(http_date(state.options.clock.now())) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 /// The user by client certificate, else by token.
@@ -127,7 +143,7 @@ fn user(state: &State, peer: &Peer, headers: &HeaderMap) -> Option<User> {
     Some(User { name: account.user(), admin: false })
 }
 
-fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
+pub(super) fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(), Refusal> {
     let allowed = user.admin || state.permissions.allow(&user.name, act);
     if allowed { Ok(()) } else { Err(Refusal::forbidden(&user.name, act)) }
 }
@@ -365,56 +381,26 @@ async fn token(
     Ok((StatusCode::CREATED, Json(request)).into_response())
 }
 
-async fn version() -> Json<Value> {
-    Json(
-        json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
-    )
-}
-
-async fn core_versions() -> Json<Value> {
-    Json(json!({"kind": "APIVersions", "versions": ["v1"]}))
-}
-
-async fn core_resources() -> Json<Value> {
-    let token = json!({
-        "name": "serviceaccounts/token", "singularName": "", "namespaced": true,
-        "group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"],
-    });
-    Json(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [token],
-    }))
-}
-
-async fn groups() -> Json<Value> {
-    Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [about_group()]}))
-}
-
-async fn group_versions() -> Json<Value> {
-    let mut group = about_group();
-    if let Some(group) = group.as_object_mut() {
-        group.insert("kind".to_owned(), json!("APIGroup"));
-        group.insert("apiVersion".to_owned(), json!("v1"));
+/// Everybody may ask what they may do themselves.
+async fn review(
+    Shared(state): Shared<Arc<State>>,
+    Extension(user): Extension<User>,
+    body: String,
+) -> Result<Response, Refusal> {
+    let mut review = parse(&body)?;
+    let text = |name: &str| {
+        let found =
+            review.pointer("/spec/resourceAttributes").and_then(|of| of.get(name)?.as_str());
+        found.unwrap_or_default().to_owned()
+    };
+    let (verb, plural, namespace) = (text("verb"), text("resource"), text("namespace"));
+    let verb = VERBS.into_iter().find(|known| *known == verb).unwrap_or("other");
+    let act = Act { verb, plural: &plural, group: GROUP, namespace: &namespace, name: "" };
+    let allowed = authorize(&state, &user, &act).is_ok();
+    if let Some(review) = review.as_object_mut() {
+        review.insert("status".to_owned(), json!({"allowed": allowed}));
     }
-    Json(group)
-}
-
-fn about_group() -> Value {
-    let version = json!({"groupVersion": API_VERSION, "version": "v1"});
-    json!({"name": GROUP, "versions": [version], "preferredVersion": version})
-}
-
-async fn resources() -> Json<Value> {
-    let resources = Resource::ALL.map(|resource| {
-        json!({
-            "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
-            "namespaced": true, "kind": resource.kind(),
-            "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"],
-        })
-    });
-    Json(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": API_VERSION,
-        "resources": resources,
-    }))
+    Ok((StatusCode::CREATED, Json(review)).into_response())
 }
 
 /// Kubernetes' verb of a call.
@@ -432,5 +418,6 @@ fn verb(method: &str, uri: &Uri) -> &'static str {
     }
 }
 
+const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Kubernetes' own default lifetime of a requested token.
 const TOKEN_SECONDS: u64 = 3600;

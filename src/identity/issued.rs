@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -11,8 +11,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::public_key::PublicKey;
 
-use super::roots::certificate_pem;
-use super::{Roots, SpiffeId};
+use super::roots::{certificate_pem, pem, split_der};
+use super::{Anchors, Roots, SpiffeId};
 use crate::base::clock::{from_unix_seconds, rfc3339};
 
 /// What a source of certificates returned: not believed yet.
@@ -21,8 +21,20 @@ pub struct Candidate {
     pub chain_pem: String,
     /// The private key, PEM PKCS#8.
     pub key_pem: SecretString,
-    /// Roots that came with it; `None` keeps the trusted ones.
-    pub roots: Option<Roots>,
+    /// The roots that came with it.
+    pub anchors: Anchors,
+}
+
+impl Candidate {
+    /// From DER: certificates one after the other, the leaf first, and a key in PKCS#8.
+    ///
+    /// # Errors
+    /// When the certificates cannot be told apart.
+    pub fn from_der(chain: &[u8], key: &[u8], anchors: Anchors) -> Result<Self, Refusal> {
+        let chain = split_der(chain).ok_or_else(|| malformed("it is no sequence of DER"))?;
+        let chain_pem = chain.iter().map(|der| certificate_pem(der)).collect();
+        Ok(Self { chain_pem, key_pem: SecretString::from(pem("PRIVATE KEY", key)), anchors })
+    }
 }
 
 /// Why a candidate was refused.
@@ -62,17 +74,18 @@ pub enum Refusal {
         now: String,
     },
     /// It has not begun.
-    #[error("the certificate is valid only from {not_before}; this machine's clock says {now}")]
+    #[error("the certificate is valid only from {}; this machine's clock says {}", rfc3339(*starts), rfc3339(*now))]
     NotYetValid {
-        /// RFC 3339.
-        not_before: String,
-        /// RFC 3339.
-        now: String,
+        /// When it begins.
+        starts: SystemTime,
+        /// When that was, by our clock.
+        now: SystemTime,
     },
 }
 
 /// A certificate with its key, verified: its chain reaches a trusted root, it names exactly our
-/// identity, it fits the key, and it was valid when it was verified.
+/// identity, it fits the key, and it was valid when it was verified, or will be in at most
+/// [`IssuedIdentity::TOLERANCE`].
 pub struct IssuedIdentity {
     id: SpiffeId,
     chain_pem: String,
@@ -94,14 +107,18 @@ struct Facts {
 }
 
 impl IssuedIdentity {
-    /// Believes a candidate, or says why not.
+    /// How far in the future a certificate may begin: clocks that are a little behind are common,
+    /// and istiod dates certificates two minutes back itself.
+    pub const TOLERANCE: Duration = Duration::from_secs(300);
+
+    /// Believes a candidate, or says why not. `known` is what is trusted already.
     ///
     /// # Errors
     /// [`Refusal`], in the order malformed, other identity, clock, other key, untrusted.
     pub fn verify(
         candidate: Candidate,
         expected: &SpiffeId,
-        trust: &Roots,
+        known: &Roots,
         now: SystemTime,
     ) -> Result<Self, Refusal> {
         let chain = parse_chain(&candidate.chain_pem)?;
@@ -110,7 +127,8 @@ impl IssuedIdentity {
         };
         let facts = check_leaf(leaf, expected, now)?;
         let certified_key = fit_key(&chain, &candidate.key_pem)?;
-        check_chain(leaf, rest, trust, &facts.issuer, now)?;
+        let trust = candidate.anchors.trust(known);
+        check_chain(leaf, rest, &trust, &facts.issuer, now.max(facts.not_before))?;
         // Roots have no place in what peers are shown: they know theirs.
         let shown = chain.iter().filter(|der| *der == leaf || !is_self_issued(der));
         let shown: Vec<CertificateDer<'static>> = shown.cloned().collect();
@@ -119,7 +137,7 @@ impl IssuedIdentity {
             id: expected.clone(),
             chain_pem: shown.iter().map(|der| certificate_pem(der)).collect(),
             key_pem: candidate.key_pem,
-            roots: candidate.roots.unwrap_or_else(|| trust.clone()),
+            roots: candidate.anchors.roots(known),
             facts,
             received_at: now,
             certified_key,
@@ -252,8 +270,8 @@ fn check_leaf(
     if now >= not_after {
         return Err(Refusal::Expired { not_after: rfc3339(not_after), now: rfc3339(now) });
     }
-    if now < not_before {
-        return Err(Refusal::NotYetValid { not_before: rfc3339(not_before), now: rfc3339(now) });
+    if now.checked_add(IssuedIdentity::TOLERANCE).is_none_or(|latest| latest < not_before) {
+        return Err(Refusal::NotYetValid { starts: not_before, now });
     }
     let key_kind = match leaf.public_key().parsed() {
         Ok(PublicKey::EC(point)) => format!("ECDSA {}", point.key_size()),

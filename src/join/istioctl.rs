@@ -35,13 +35,30 @@ pub fn read_directory(
     let root_pem = reader.roots();
     let token = reader.text("istio-token", true).map(|text| SecretString::from(text.trim()));
     let hosts = reader.text("hosts", true);
-    let (document, origins) = reader.document(&facts, hosts.as_deref());
+    let (document, mut origins) = reader.document(&facts, hosts.as_deref());
+    origins.insert(vec!["credential".to_owned()], reader.origin("istio-token"));
     if reader.problems.is_empty() {
-        let (directory, warnings) = (directory.to_owned(), reader.warnings);
-        Ok(Source { directory, document, origins, root_pem, token, warnings })
+        let (place, warnings) = (directory.display().to_string(), reader.warnings);
+        let (kubernetes, terms) = (None, None);
+        Ok(Source { place, document, origins, root_pem, token, kubernetes, terms, warnings })
     } else {
         Err(Problems(reader.problems))
     }
+}
+
+/// Settings of a ProxyConfig whose `proxyMetadata` says who the machine is, as istioctl writes it
+/// into `mesh.yaml`. `origin` is its place, for problems.
+///
+/// # Errors
+/// With every variable that is wrong.
+pub fn translate(proxy_config: Map<String, Value>, origin: &str) -> Result<Value, Problems> {
+    let mut reader =
+        Reader { directory: Path::new(origin), problems: Vec::new(), warnings: Vec::new() };
+    let (places, variables) = (BTreeMap::new(), BTreeMap::new());
+    let mut facts = Facts { proxy_config, places, variables };
+    facts.read_metadata(origin);
+    let (document, _) = reader.document(&facts, None);
+    if reader.problems.is_empty() { Ok(document) } else { Err(Problems(reader.problems)) }
 }
 
 struct Reader<'a> {

@@ -15,7 +15,9 @@ pub struct Files {
     pub config: (PathBuf, String),
     /// The mesh's roots.
     pub root_cert: Option<(PathBuf, String)>,
-    /// The token.
+    /// The roots of the Kubernetes API.
+    pub kube_ca: Option<(PathBuf, String)>,
+    /// The token for istiod.
     pub token: Option<(PathBuf, SecretString)>,
     /// The token for the Kubernetes API, which the agent renews in its place.
     pub kube_token: Option<(PathBuf, SecretString)>,
@@ -108,7 +110,7 @@ impl Layout {
         self.ours = vec![files.state_directory.clone(), files.run_directory.clone()];
         self.directory(&files.state_directory, 0o700)?;
         self.directory(&files.run_directory, 0o755)?;
-        if let Some((path, pem)) = &files.root_cert {
+        for (path, pem) in files.root_cert.iter().chain(&files.kube_ca) {
             self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
         }
         if let Some((path, token)) = &files.token {
@@ -202,6 +204,7 @@ mod tests {
         Files {
             config: (root.join("etc/vm-agent/config.yaml"), "a: 1\n".to_owned()),
             root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
+            kube_ca: Some((root.join("etc/vm-agent/kube-ca.pem"), "pem".to_owned())),
             token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
             kube_token: None,
             state_directory: root.join("var/lib/vm-agent"),

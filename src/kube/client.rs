@@ -10,12 +10,14 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
 use super::{Auth, Ca, Config};
-use crate::base::clock::{SharedClock, parse_rfc3339};
+use crate::base::clock::{SharedClock, Skew, SkewGauge, Witness, parse_http_date, parse_rfc3339};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::identity::{BoundObject, Roots};
@@ -92,9 +94,12 @@ pub struct Client {
     server: String,
     auth: Auth,
     tls: rustls::ClientConfig,
+    /// The host behind the name of the URL, where its certificate has another name.
+    elsewhere: Option<String>,
     /// Its connections; replaced with them.
     http: Mutex<reqwest::Client>,
     clock: SharedClockDebug,
+    skew: SkewGauge,
 }
 
 /// The clock has nothing to show.
@@ -112,24 +117,39 @@ impl Client {
     /// # Errors
     /// When the URL, the roots or the client certificate cannot be used.
     pub fn new(config: Config, clock: SharedClock) -> Result<Self, KubeError> {
-        let server = config.server.trim_end_matches('/').to_owned();
-        let wrong = || KubeError::Server { found: server.clone() };
-        let url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
-        if url.scheme() != "https" || url.host_str().is_none() || url.path() != "/" {
+        let mut server = config.server.trim_end_matches('/').to_owned();
+        let wrong = || KubeError::Server { found: config.server.clone() };
+        let mut url = reqwest::Url::parse(&server).map_err(|_| wrong())?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if url.scheme() != "https" || url.host_str().is_none() || !plain {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let http = Mutex::new(connections(&tls)?);
-        Ok(Self { server, auth: config.auth, tls, http, clock: SharedClockDebug(clock) })
+        let mut elsewhere = None;
+        if let Some(name) = config.tls_server_name.as_deref() {
+            elsewhere = Some(url.host_str().unwrap_or_default().to_owned());
+            url.set_host(Some(name)).map_err(|_| wrong())?;
+            server = url.as_str().trim_end_matches('/').to_owned();
+        }
+        let http = Mutex::new(connections(&tls, elsewhere.as_deref())?);
+        let (clock, skew) = (SharedClockDebug(clock), SkewGauge::default());
+        Ok(Self { server, auth: config.auth, tls, elsewhere, http, clock, skew })
     }
 
     /// Lets the next call make a new connection: those that began at an address which this machine
     /// no longer has are dead, though nobody says so.
     pub fn reconnect(&self) {
-        match connections(&self.tls) {
+        match connections(&self.tls, self.elsewhere.as_deref()) {
             Ok(new) => *self.http.lock().unwrap_or_else(PoisonError::into_inner) = new,
             Err(error) => tracing::debug!(%error, "The connections stay as they are."),
         }
+    }
+
+    /// Notes here what the server's answers say of this machine's clock.
+    #[must_use]
+    pub fn measuring(mut self, skew: SkewGauge) -> Self {
+        self.skew = skew;
+        self
     }
 
     /// The file of our bearer token, where the credential is one.
@@ -261,18 +281,27 @@ impl Client {
         Ok(Watch::new(response, object.title(), self.server.clone()))
     }
 
-    /// Deletes an object; one that does not exist is fine. With a version, only that one is
-    /// deleted: code 409 when the object has changed since, or is another one of that name.
+    /// Deletes an object; one that does not exist is fine.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
-    pub async fn delete(&self, object: &Object, only: Option<&Version>) -> Result<(), KubeError> {
-        let mut request = self.request(Method::DELETE, &object.path());
-        if let Some(Version { uid, revision }) = only {
-            let only = json!({"uid": uid, "resourceVersion": revision});
-            request = request
-                .json(&json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": only}));
-        }
+    pub async fn delete(&self, object: &Object) -> Result<(), KubeError> {
+        self.remove(object, self.request(Method::DELETE, &object.path())).await
+    }
+
+    /// Deletes this version of an object; one that does not exist is fine.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; code 409 when the object has changed since, or
+    /// is another one of that name.
+    pub async fn delete_only(&self, object: &Object, version: &Version) -> Result<(), KubeError> {
+        let Version { uid, revision } = version;
+        let only = json!({"uid": uid, "resourceVersion": revision});
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": only});
+        self.remove(object, self.request(Method::DELETE, &object.path()).json(&options)).await
+    }
+
+    async fn remove(&self, object: &Object, request: RequestBuilder) -> Result<(), KubeError> {
         match self.call(Verb::Delete, object, request).await {
             Err(error) if error.code() != Some(404) => Err(error),
             _ => Ok(()),
@@ -311,8 +340,10 @@ impl Client {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
+        let started = Instant::now();
         let response = request.headers(headers).send().await;
         let response = response.map_err(|source| self.lost(verb, object, source))?;
+        self.measure(&response, started.elapsed());
         let (code, retry_after) = (response.status(), retry_after(&response));
         if code.is_success() {
             return Ok(response);
@@ -320,6 +351,15 @@ impl Client {
         let body = self.body(verb, object, response).await?;
         let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Err(KubeError::refused(verb, &object.title(), &value, code.as_u16(), retry_after))
+    }
+
+    /// Its `Date` is of the time at which it was written.
+    fn measure(&self, response: &Response, took: Duration) {
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(parse_http_date).filter(|_| took <= MEASURED) {
+            let now = self.clock.0.now();
+            self.skew.note(Skew::of_answer(date, took, now, Witness::KubernetesApi));
+        }
     }
 
     async fn body(
@@ -344,8 +384,15 @@ impl Client {
     }
 }
 
-fn connections(tls: &rustls::ClientConfig) -> Result<reqwest::Client, KubeError> {
-    reqwest::Client::builder()
+fn connections(
+    tls: &rustls::ClientConfig,
+    elsewhere: Option<&str>,
+) -> Result<reqwest::Client, KubeError> {
+    let mut builder = reqwest::Client::builder();
+    if let Some(host) = elsewhere {
+        builder = builder.dns_resolver(Arc::new(Elsewhere { host: host.to_owned() }));
+    }
+    builder
         .tls_backend_preconfigured(tls.clone())
         .connect_timeout(CONNECT_LIMIT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -403,6 +450,8 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, KubeError> {
     Ok(tls)
 }
 
+/// An answer that took longer says too little of the time.
+const MEASURED: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The API server's own limit is 60 s; nothing that we ask takes longer than moments.
 const CALL_LIMIT: Duration = Duration::from_secs(15);

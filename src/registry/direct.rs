@@ -167,7 +167,7 @@ impl Direct {
             let Object { namespace, name, .. } = object;
             return Err(RemoveError::NotOurs { namespace, name });
         }
-        self.client.delete(&object, None).await?;
+        self.client.delete(&object).await?;
         tracing::info!(entry = object.name, "Removed the WorkloadEntry.");
         Ok(())
     }

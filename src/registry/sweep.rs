@@ -74,7 +74,7 @@ impl Sweep {
     async fn remove(&self, entry: &Value, all: &Object) -> Result<(), KubeError> {
         let (Some(version), Some(name)) = (Version::of(entry), name(entry)) else { return Ok(()) };
         let object = Object { name: name.to_owned(), ..all.clone() };
-        match self.client.delete(&object, Some(&version)).await {
+        match self.client.delete_only(&object, &version).await {
             Ok(()) => {
                 let entry = object.name;
                 tracing::info!(entry, "Removed the WorkloadEntry of a machine that is gone.");

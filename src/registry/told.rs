@@ -72,7 +72,10 @@ impl Told {
         if group.is_none() || tenant::group(&found) != group {
             return Ok(());
         }
-        client.delete(&object, Version::of(&found).as_ref()).await
+        match Version::of(&found) {
+            Some(version) => client.delete_only(&object, &version).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::base::clock;
 use crate::base::tasks::Tasks;
 use crate::base::uds::{self, Peers};
-use crate::identity::{Candidate, IssuedIdentity, Roots, SpiffeId};
+use crate::identity::{Anchors, Candidate, IssuedIdentity, Roots, SpiffeId};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Status,
 };
@@ -59,7 +59,7 @@ impl Bed {
         let candidate = Candidate {
             chain_pem: params.signed_by(&key, &self.authority).unwrap().pem(),
             key_pem: SecretString::from(key.serialize_pem()),
-            roots: None,
+            anchors: Anchors::Trusted,
         };
         let roots = Roots::from_pem(self.authority.pem().as_bytes()).unwrap();
         let id = SpiffeId::parse(ID).unwrap();

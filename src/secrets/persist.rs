@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::base::clock::{from_unix_seconds, unix_seconds};
 use crate::base::fsio::{self, FileError};
-use crate::identity::{Candidate, IssuedIdentity, Roots};
+use crate::identity::{Anchors, Candidate, IssuedIdentity, Roots};
 
 /// The file's form. Its key makes it a secret as a whole.
 #[derive(Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub(super) fn load(directory: &Path) -> Found {
             let candidate = Candidate {
                 chain_pem: kept.chain.clone(),
                 key_pem: SecretString::from(kept.key.as_str()),
-                roots: Some(roots.clone()),
+                anchors: Anchors::Sent(roots.clone()),
             };
             Found::Identity(Box::new((candidate, from_unix_seconds(kept.received_at), roots)))
         }

@@ -5,17 +5,19 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{renewal_share, renewal_time};
+use super::schedule::{Due, renewal_share};
+use super::vault::CLOCK_HINT;
 use super::{RenewalPhase, Vault};
 use crate::base::backoff::{Backoff, Retry};
+use crate::base::clock::{Skew, Witness};
 use crate::base::trouble::Trouble;
-use crate::ca::{Csr, IssueError, Issuer};
+use crate::ca::{Csr, IssueError, Issuer, Pending};
 use crate::identity::{Candidate, KeyError, KeyPair, Refusal};
 
 /// Gets the first certificate and renews it until `stop`. The old certificate stays in use until
 /// a new one was believed.
 pub async fn renew<I: Issuer>(vault: Vault, issuer: I, stop: CancellationToken) {
-    let forever = Rotation { backoff: fresh_backoff(), vault, issuer }.run();
+    let forever = Rotation { backoff: fresh_backoff(), vault, issuer, planned: None }.run();
     tokio::select! {
         () = forever => {}
         () = stop.cancelled() => {}
@@ -26,6 +28,9 @@ struct Rotation<I> {
     vault: Vault,
     issuer: I,
     backoff: Backoff,
+    /// When the certificate of this serial number is renewed. Decided once, so that neither
+    /// failures nor a clock that is set draw a new lot.
+    planned: Option<(String, Due)>,
 }
 
 /// A round that brought no new identity.
@@ -42,34 +47,47 @@ enum RoundError {
 impl<I: Issuer> Rotation<I> {
     async fn run(mut self) {
         loop {
-            if let Some(at) = self.due() {
-                self.wait_until(at).await;
+            if let Some(due) = self.due() {
+                self.wait_until(due).await;
             }
             self.round().await;
         }
     }
 
-    /// When the current certificate is due; `None` when there is none, or it is over.
-    fn due(&self) -> Option<SystemTime> {
+    /// When the current certificate is due; `None` when there is none, or it is not valid now.
+    fn due(&mut self) -> Option<Due> {
         let now = self.vault.clock().now();
         let current = self.vault.subscribe().borrow().clone();
         let current = current.filter(|identity| identity.is_valid_at(now))?;
-        let config = self.vault.config();
-        let share = renewal_share(config.renew_at, config.jitter, &mut rand::rng());
-        Some(renewal_time(current.received_at(), current.not_after(), share))
+        match &self.planned {
+            Some((serial, due)) if serial == current.serial() => Some(*due),
+            _ => {
+                let config = self.vault.config();
+                let share = renewal_share(config.renew_at, config.jitter, &mut rand::rng());
+                let due = Due::new(current.received_at(), current.not_after(), share, now);
+                self.planned = Some((current.serial().to_owned(), due));
+                Some(due)
+            }
+        }
     }
 
     /// Waits by the wall clock: a machine that slept, or whose clock was set, notices within
-    /// [`LOOK`].
-    async fn wait_until(&self, at: SystemTime) {
+    /// [`LOOK`]. A clock that was set back does not delay it: see [`Due`].
+    async fn wait_until(&self, due: Due) {
+        let fresh = !due.left(self.vault.clock().now()).is_zero();
         self.vault.report(|state| {
             state.phase = RenewalPhase::Waiting;
-            state.next_attempt = Some(at);
+            state.next_attempt = Some(due.at());
+            if fresh {
+                // A certificate that was over by a wrong clock is not any more.
+                state.trouble = None;
+            }
         });
         loop {
             let now = self.vault.clock().now();
-            let left = at.duration_since(now).unwrap_or(Duration::ZERO);
-            if left.is_zero() {
+            let left = due.left(now);
+            let current = self.vault.subscribe().borrow().clone();
+            if left.is_zero() || current.is_none_or(|identity| !identity.is_valid_at(now)) {
                 return;
             }
             tokio::select! {
@@ -82,6 +100,7 @@ impl<I: Issuer> Rotation<I> {
     /// One request; after a failure the pause that fits it.
     async fn round(&mut self) {
         self.vault.report(|state| {
+            state.phase = RenewalPhase::Requesting;
             state.attempts = state.attempts.saturating_add(1);
             state.next_attempt = None;
         });
@@ -96,6 +115,7 @@ impl<I: Issuer> Rotation<I> {
                     state.last_latency_ms = Some(took);
                     state.restored = false;
                     state.trouble = None;
+                    state.roots_trouble = None;
                 });
             }
             Err(error) => self.pause_after(&error).await,
@@ -105,21 +125,53 @@ impl<I: Issuer> Rotation<I> {
     async fn request(&self) -> Result<(), RoundError> {
         let config = self.vault.config();
         let key = make_key(config.key_algorithm).await?;
-        let csr = Csr { pem: key.csr_pem(&config.id)?, ttl: config.ttl };
-        let issued = self.issuer.issue(&csr).await?;
+        let (ttl, key_algorithm) = (config.ttl, config.key_algorithm);
+        let csr = Csr { pem: key.csr_pem(&config.id)?, ttl, key_algorithm };
+        let started = Instant::now();
+        let issued = self.issuer.issue(&csr, &|pending| self.say(pending)).await?;
+        let took = started.elapsed();
         let candidate = Candidate {
             chain_pem: issued.chain_pem,
             key_pem: key.private_key_pem().clone(),
-            roots: issued.roots,
+            anchors: issued.anchors,
         };
-        let identity = self.vault.admit(candidate)?;
+        let identity = match self.vault.admit(candidate).await {
+            Ok(identity) => identity,
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Untrusted { .. }) {
+                    // With newer roots the next answer may be believed.
+                    self.issuer.refresh_roots().await;
+                }
+                return Err(refusal.into());
+            }
+        };
+        let validity = (identity.not_before(), identity.not_after());
+        if let Some(signed_at) = self.issuer.signed_at(&csr, validity.0, validity.1) {
+            // The answer was at most held since; then the clock has said more already.
+            let skew = Skew::of_answer(signed_at, took, identity.received_at(), Witness::Istiod);
+            config.skew.note(skew);
+        }
         let not_after = crate::base::clock::rfc3339(identity.not_after());
         tracing::info!(id = %identity.id(), serial = identity.serial(), not_after, "New certificate.");
         Ok(())
     }
 
+    /// A person has to do something, which may take days.
+    fn say(&self, pending: &Pending) {
+        let now = self.vault.clock().now();
+        self.vault.report(|state| {
+            if state.phase != RenewalPhase::Approval {
+                let hint = Some(pending.hint());
+                let trouble = Trouble::new(pending, hint, Retry::Later, now);
+                tracing::warn!(%trouble, "A certificate waits for a person.");
+                state.trouble = Some(trouble);
+            }
+            state.phase = RenewalPhase::Approval;
+        });
+    }
+
     async fn pause_after(&mut self, error: &RoundError) {
-        let delay = self.backoff.delay_for(error.retry());
+        let delay = self.backoff.delay_for(error.retry()).max(error.least_pause());
         let now = self.vault.clock().now();
         let trouble = self.trouble(error, now);
         tracing::warn!(%trouble, retry_in = ?delay, "No new certificate; keeping what we have.");
@@ -145,17 +197,20 @@ impl RoundError {
     fn retry(&self) -> Retry {
         match self {
             Self::Issue(error) => error.retry(),
-            // A clock that is a little behind catches up; the rest needs somebody.
-            Self::Refused(Refusal::NotYetValid { .. }) | Self::Key(_) => Retry::Soon,
+            Self::Key(_) => Retry::Soon,
             Self::Refused(_) => Retry::Later,
         }
+    }
+
+    fn least_pause(&self) -> Duration {
+        if let Self::Issue(error) = self { error.least_pause() } else { Duration::ZERO }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Issue(error) => error.hint(),
             Self::Refused(Refusal::Expired { .. } | Refusal::NotYetValid { .. }) => {
-                Some("check this machine's clock (`timedatectl`)".to_owned())
+                Some(CLOCK_HINT.to_owned())
             }
             Self::Refused(Refusal::OtherIdentity { .. }) => Some(
                 "the token or certificate belongs to another service account: check \

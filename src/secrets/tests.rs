@@ -1,3 +1,6 @@
+mod clocks;
+mod files;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -9,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::base::backoff::Retry;
-use crate::base::clock::{Clock, SharedClock, from_unix_seconds};
-use crate::ca::{Csr, IssueError, IssuedChain, Issuer};
+use crate::base::clock::{Clock, SharedClock, SkewGauge, from_unix_seconds};
+use crate::ca::{Csr, IssueError, IssuedChain, Issuer, Waiting};
 use crate::credential::LadderError;
-use crate::identity::{IssuedIdentity, Roots, SpiffeId};
+use crate::identity::{Anchors, IssuedIdentity, Roots, SpiffeId};
 
 /// A wall clock that follows tokio's paused time.
 struct TestClock(tokio::time::Instant);
@@ -56,7 +59,7 @@ impl FakeCa {
 }
 
 impl Issuer for FakeCa {
-    async fn issue(&self, csr: &Csr) -> Result<IssuedChain, IssueError> {
+    async fn issue(&self, csr: &Csr, _: Waiting<'_>) -> Result<IssuedChain, IssueError> {
         let mood = *self.mood.lock().unwrap();
         if mood == Mood::Away {
             return Err(IssueError::Token(LadderError::None));
@@ -72,7 +75,7 @@ impl Issuer for FakeCa {
         let chain_pem = request.signed_by(&self.authority).unwrap().pem();
         let chain_pem = if mood == Mood::Rubbish { "rubbish".to_owned() } else { chain_pem };
         let roots = Roots::from_pem(self.authority.pem().as_bytes()).unwrap();
-        Ok(IssuedChain { chain_pem, roots: Some(roots) })
+        Ok(IssuedChain { chain_pem, anchors: Anchors::Sent(roots) })
     }
 }
 
@@ -80,6 +83,7 @@ fn config(directory: &Path, ca: &FakeCa) -> Config {
     let root_cert = directory.join("root-cert.pem");
     std::fs::write(&root_cert, ca.authority.pem()).unwrap();
     Config {
+        source: Source::Istiod,
         id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
         state_directory: directory.to_owned(),
         root_cert,
@@ -88,6 +92,7 @@ fn config(directory: &Path, ca: &FakeCa) -> Config {
         renew_at: 0.5,
         jitter: 0.0,
         export_directory: Some(directory.join("export")),
+        skew: SkewGauge::default(),
     }
 }
 

@@ -1,15 +1,17 @@
 //! The shelf with the current identity, and the one door to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{Config, RenewalState, export, persist};
+use super::{Config, RenewalPhase, RenewalState, Source, export, persist};
 use crate::base::backoff::Retry;
-use crate::base::clock::SharedClock;
-use crate::base::fsio::{self, FileError};
+use crate::base::clock::{SharedClock, Skew, rfc3339};
+use crate::base::fsio::FileError;
 use crate::base::trouble::{Trouble, chain};
-use crate::identity::{Candidate, IssuedIdentity, Refusal, Roots};
+use crate::controlplane::read_roots;
+use crate::identity::{Anchors, Candidate, IssuedIdentity, Refusal, Roots, SpiffeId};
 
 /// The current identity. Clones share it.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ struct Inner {
     config: Config,
     clock: SharedClock,
     identity: watch::Sender<Option<Arc<IssuedIdentity>>>,
+    /// The roots that the mesh told us last, also when the identity that they came with is over.
+    learned: watch::Sender<Option<Roots>>,
     renewal: watch::Sender<RenewalState>,
     renew_now: Notify,
     /// One candidate passes the door at a time.
@@ -32,12 +36,17 @@ impl Vault {
     /// trusted and still valid. What cannot be used is set aside and never an error.
     #[must_use]
     pub fn open(config: Config, clock: SharedClock) -> Self {
-        let restored = restore(&config, &clock).map(Arc::new);
-        let state = RenewalState { restored: restored.is_some(), ..RenewalState::default() };
+        let Kept { identity, roots } = restore(&config, &clock);
+        let state = RenewalState {
+            source: config.source.name(),
+            restored: identity.is_some(),
+            ..RenewalState::default()
+        };
         let inner = Inner {
             config,
             clock,
-            identity: watch::Sender::new(restored),
+            identity: watch::Sender::new(identity.map(Arc::new)),
+            learned: watch::Sender::new(roots),
             renewal: watch::Sender::new(state),
             renew_now: Notify::new(),
             door: Mutex::new(()),
@@ -58,26 +67,98 @@ impl Vault {
         self.inner.renewal.subscribe()
     }
 
+    /// The roots that the mesh told us last. They stay when the certificate that they came with is
+    /// over: after a change of the root they may be the only ones that istiod's certificate fits.
+    #[must_use]
+    pub fn learned_roots(&self) -> watch::Receiver<Option<Roots>> {
+        self.inner.learned.subscribe()
+    }
+
+    /// Trusts newer roots that were fetched from the mesh in another way.
+    pub fn learn_roots(&self, roots: Roots) {
+        self.inner.learned.send_replace(Some(roots));
+        let now = self.inner.clock.now();
+        self.report(|state| {
+            state.roots_replaced_at = Some(now);
+            state.roots_trouble = None;
+        });
+    }
+
+    /// Says why newer roots, which are needed, cannot be had; `None` when they are not any more.
+    pub fn report_roots(&self, trouble: Option<Trouble>) {
+        self.report(|state| state.roots_trouble = trouble);
+    }
+
+    /// Where certificates come from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.inner.config.source
+    }
+
+    /// Whose they must be.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.inner.config.id
+    }
+
     /// Asks the renewal loop for a new certificate now.
     pub fn renew_now(&self) {
         self.inner.renew_now.notify_one();
     }
 
     /// The one door: verifies a candidate, and if it is believed publishes, keeps and exports it.
+    /// One that begins in a moment is held until then. It can be dropped while it waits.
     ///
     /// # Errors
     /// When it is refused; the current identity is then untouched. A disk that cannot be written is
     /// no refusal but a condition in [`Vault::renewal`].
-    pub fn admit(&self, candidate: Candidate) -> Result<Arc<IssuedIdentity>, Refusal> {
+    pub async fn admit(&self, candidate: Candidate) -> Result<Arc<IssuedIdentity>, Refusal> {
         let inner = &*self.inner;
-        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
-        let trust = self.trust()?;
+        let known = self.known(&candidate.anchors)?;
         let now = inner.clock.now();
-        let identity = IssuedIdentity::verify(candidate, &inner.config.id, &trust, now)?;
+        let identity = IssuedIdentity::verify(candidate, &inner.config.id, &known, now);
+        if let Err(Refusal::NotYetValid { starts, .. }) = &identity {
+            inner.config.skew.note(Skew::at_least_behind(*starts, now));
+        }
+        let mut identity = identity?;
+        if !identity.is_valid_at(now) {
+            self.hold(&identity).await?;
+            identity = identity.with_received_at(inner.clock.now());
+        }
         let identity = Arc::new(identity);
+        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.learned.send_replace(Some(identity.roots().clone()));
         inner.identity.send_replace(Some(Arc::clone(&identity)));
         self.store(&identity);
         Ok(identity)
+    }
+
+    /// Waits until an identity is valid, by the wall clock, which may be set right meanwhile.
+    async fn hold(&self, identity: &IssuedIdentity) -> Result<(), Refusal> {
+        let starts = identity.not_before();
+        loop {
+            let now = self.inner.clock.now();
+            let Ok(left) = starts.duration_since(now) else { return Ok(()) };
+            if left.is_zero() {
+                return Ok(());
+            }
+            let refusal = Refusal::NotYetValid { starts, now };
+            if left > IssuedIdentity::TOLERANCE {
+                return Err(refusal);
+            }
+            self.inner.config.skew.note(Skew::at_least_behind(starts, now));
+            let hint = format!("it is used then; {CLOCK_HINT}");
+            let trouble = Trouble::new(&refusal, Some(hint), Retry::Soon, now);
+            self.report(|state| {
+                if state.phase != RenewalPhase::Holding {
+                    tracing::warn!(%trouble, "Holding a new certificate until it is valid.");
+                    state.trouble = Some(trouble);
+                }
+                state.phase = RenewalPhase::Holding;
+                state.next_attempt = Some(starts);
+            });
+            tokio::time::sleep(left.min(GLANCE)).await;
+        }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -106,15 +187,16 @@ impl Vault {
         }
     }
 
-    /// The roots of the root file and those that came with the current identity.
-    fn trust(&self) -> Result<Roots, Refusal> {
-        let current =
-            self.inner.identity.borrow().as_ref().map(|identity| identity.roots().clone());
-        match (root_file(&self.inner.config), current) {
-            (Ok(roots), Some(current)) => Ok(roots.union(&current)),
-            (Ok(roots), None) => Ok(roots),
-            (Err(_), Some(current)) => Ok(current),
-            (Err(why), None) => Err(Refusal::Malformed { why }),
+    /// What is trusted before a candidate comes: the root file's roots; and for what istiod sends,
+    /// those that it sent before, too.
+    fn known(&self, anchors: &Anchors) -> Result<Roots, Refusal> {
+        let learned = self.inner.learned.borrow().clone();
+        match (read_roots(&self.inner.config.root_cert), learned, anchors) {
+            (Ok(roots), Some(learned), Anchors::Sent(_)) => Ok(roots.union(&learned)),
+            (Ok(roots), ..) => Ok(roots),
+            (Err(_), _, Anchors::Vouched(roots)) => Ok(roots.clone()),
+            (Err(_), Some(learned), _) => Ok(learned),
+            (Err(error), None, _) => Err(Refusal::Malformed { why: chain(&error) }),
         }
     }
 
@@ -140,31 +222,40 @@ impl Vault {
     }
 }
 
-fn root_file(config: &Config) -> Result<Roots, String> {
-    let pem = fsio::read(&config.root_cert, ROOT_BYTES).map_err(|error| chain(&error))?;
-    Roots::from_pem(&pem).map_err(|error| format!("{}: {error}", config.root_cert.display()))
+/// What the disk had.
+struct Kept {
+    identity: Option<IssuedIdentity>,
+    roots: Option<Roots>,
 }
 
-fn restore(config: &Config, clock: &SharedClock) -> Option<IssuedIdentity> {
+fn restore(config: &Config, clock: &SharedClock) -> Kept {
+    let nothing = Kept { identity: None, roots: None };
     let why = match persist::load(&config.state_directory) {
-        persist::Found::Nothing => return None,
+        persist::Found::Nothing => return nothing,
         persist::Found::Unusable(why) => why,
         persist::Found::Identity(found) => {
-            let (candidate, received_at, kept_roots) = *found;
-            let trust = root_file(config)
-                .map_or_else(|_| kept_roots.clone(), |roots| roots.union(&kept_roots));
-            match IssuedIdentity::verify(candidate, &config.id, &trust, clock.now()) {
-                Ok(identity) => {
+            let (candidate, received_at, kept) = *found;
+            let roots = Some(kept.clone());
+            let known = read_roots(&config.root_cert)
+                .map_or_else(|_| kept.clone(), |roots| roots.union(&kept));
+            let now = clock.now();
+            match IssuedIdentity::verify(candidate, &config.id, &known, now) {
+                Ok(identity) if identity.is_valid_at(now) => {
                     let identity = identity.with_received_at(received_at);
                     tracing::info!(
                         serial = identity.serial(),
                         "Serving the identity kept on disk."
                     );
-                    return Some(identity);
+                    return Kept { identity: Some(identity), roots };
+                }
+                Ok(identity) => {
+                    let starts = rfc3339(identity.not_before());
+                    tracing::info!(starts, "The identity kept on disk is not valid yet.");
+                    return Kept { identity: None, roots };
                 }
                 Err(error @ (Refusal::Expired { .. } | Refusal::NotYetValid { .. })) => {
                     tracing::info!(%error, "The identity kept on disk is not valid now.");
-                    return None;
+                    return Kept { identity: None, roots };
                 }
                 Err(error) => error.to_string(),
             }
@@ -176,8 +267,10 @@ fn restore(config: &Config, clock: &SharedClock) -> Option<IssuedIdentity> {
         }
         Err(error) => tracing::warn!(why, error = chain(&error), "Cannot use the kept identity."),
     }
-    None
+    nothing
 }
 
-/// A handful of roots; larger is no root file.
-const ROOT_BYTES: u64 = 1 << 20;
+/// What mends a clock.
+pub(super) const CLOCK_HINT: &str = "set this machine's clock: `timedatectl set-ntp true`";
+/// While a certificate is held, the clock is looked at this often.
+const GLANCE: Duration = Duration::from_secs(1);

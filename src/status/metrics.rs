@@ -98,6 +98,12 @@ fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
     page.gauge("uptime_seconds", "Since the agent started.", board.uptime().as_secs());
     page.gauge("ready", "1 when the machine is in the mesh.", u8::from(snapshot.ready));
     page.counter("proxy_restarts", "Starts of the proxy after the first.", snapshot.proxy.restarts);
+    if let Some(skew) = &snapshot.clock {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries are exact")]
+        let seconds = skew.ahead_ms as f64 / 1000.0;
+        let help = "Seconds that this machine's clock is ahead of the others'.";
+        page.gauge("clock_skew_seconds", help, seconds);
+    }
     page.counter("sds_pushes", "Secrets sent to the proxy.", snapshot.sds.pushes);
     for condition in &snapshot.conditions {
         let labels = format!("{{room=\"{}\"}}", condition.room);

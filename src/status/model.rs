@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::credential::{self as ladder, CredentialView, seconds_until};
-use crate::base::clock::{self, SharedClock, rfc3339};
+use crate::base::backoff::Retry;
+use crate::base::clock::{self, SharedClock, Skew, SkewGauge, rfc3339};
 use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
 use crate::credential;
@@ -79,6 +80,8 @@ pub struct Snapshot {
     pub health: health::State,
     /// Secrets given to Envoy.
     pub sds: SdsView,
+    /// This machine's clock beside others', where somebody told the time.
+    pub clock: Option<Skew>,
     /// How long the start took.
     pub timings: Timings,
     /// All that is wrong now, by room.
@@ -152,7 +155,8 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `credential`, `storage`, `control-plane`, `configuration`, `registration`,
+    /// `identity`, `credential`, `storage`, `roots`, `clock`, `control-plane`, `configuration`,
+    /// `registration`,
     /// `proxy`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
@@ -177,6 +181,8 @@ pub struct Timings {
 pub struct Board {
     /// The clock for what is valid now.
     pub clock: SharedClock,
+    /// How wrong it is.
+    pub skew: SkewGauge,
     /// When the agent started.
     pub started: Instant,
     /// Who the machine claims to be.
@@ -231,10 +237,13 @@ impl Board {
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
         let facts = self.facts.borrow().clone();
+        let clock = self.skew.now(now);
         let conditions = wrong([
             ("identity", &identity.renewal.trouble),
             ("credential", &tokens_trouble),
             ("storage", &identity.renewal.storage_trouble),
+            ("roots", &identity.renewal.roots_trouble),
+            ("clock", &clock.and_then(|skew| clock_trouble(&skew))),
             ("control-plane", &upstream.trouble),
             ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
@@ -261,6 +270,7 @@ impl Board {
             dns,
             health: self.health.borrow().clone(),
             sds: self.sds(),
+            clock,
             timings: *self.timings.borrow(),
             conditions,
         }
@@ -327,7 +337,21 @@ impl Board {
     }
 }
 
+/// Certificates and tokens are refused by a clock that is far off, or by everybody else.
+fn clock_trouble(skew: &Skew) -> Option<Trouble> {
+    (skew.certain() > FAR_OFF).then(|| Trouble {
+        what: format!("this machine's clock is {}", skew.words()),
+        hint: Some("set it: `timedatectl set-ntp true`".to_owned()),
+        // A time service may do so any moment.
+        retry: Retry::Soon,
+        since: skew.measured_at,
+    })
+}
+
 fn wrong<const N: usize>(rooms: [(&'static str, &Option<Trouble>); N]) -> Vec<Condition> {
     let wrong = rooms.into_iter().filter_map(|(room, trouble)| Some((room, trouble.clone()?)));
     wrong.map(|(room, trouble)| Condition { room, trouble }).collect()
 }
+
+/// istiod's own allowance is two minutes.
+const FAR_OFF: Duration = Duration::from_secs(60);

@@ -12,14 +12,18 @@ from case import LAB
 from vm import AGENT, ENVOY
 
 # The test classes, by the name that ARGS gives.
+from bundle import *
 from capture import *
+from credential import *
 from drift import *
+from facts import *
 from faults import *
 from health import *
 from joining import *
 from names import *
 from renewal import *
 from shapes import *
+from sources import *
 from story import *
 
 if __name__ == "__main__":

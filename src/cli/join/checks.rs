@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::kubernetes;
 use crate::agent::{Plan, StartError};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
@@ -17,25 +18,38 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
 use crate::cli::progress::Progress;
 use crate::cli::run::{make_plan, plan_failure, start_failure};
+use crate::cli::service;
 use crate::config::{Kubernetes, Settings};
-use crate::controlplane::Dialer;
+use crate::controlplane::{Dialer, read_roots};
 use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
 use crate::envoy::version_of;
-use crate::identity::{Roots, SpiffeId};
+use crate::identity::SpiffeId;
 use crate::join::Files;
 use crate::kube::Client;
+
+/// What is checked.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) global: &'a Global,
+    pub(super) settings: &'a Settings,
+    /// The command that makes a fresh bundle; empty without one.
+    pub(super) renew_with: &'a str,
+    /// Whether this process becomes the daemon.
+    pub(super) foreground: bool,
+}
 
 /// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
 /// the control plane.
 pub(super) async fn all(
-    global: &Global,
-    settings: &Settings,
+    inputs: &Inputs<'_>,
     files: &Files,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
+    let Inputs { global, settings, renew_with, foreground } = *inputs;
     let clock = clock::system();
-    let is_good = said(token(settings, files, &clock), settings, progress)?;
+    let is_good = said(token(settings, files, &clock), inputs, progress)?;
     let scratch = Scratch::new(settings, files)?;
+    kubernetes::check(&scratch.settings, files, renew_with, &clock, progress).await?;
     let mut plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
     let version = version_of(&plan.envoy.binary).await;
     let version = version.map_err(|error| {
@@ -43,11 +57,17 @@ pub(super) async fn all(
         Failure::new(Exit::Proxy, error).hint(hint)
     })?;
     progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
-    running(&plan)?;
+    // The service that runs already is started anew, and holds the ports meanwhile.
+    let again = !foreground && is_running(&plan) && service::is_ours(global);
+    if !again {
+        running(&plan)?;
+    }
     if !is_good {
         credential(&mut plan, &clock, progress).await?;
     }
-    ports(settings, &plan)?;
+    if !again {
+        ports(settings, &plan)?;
+    }
     control_plane(&plan, &clock, progress).await
 }
 
@@ -85,9 +105,10 @@ fn id(settings: &Settings) -> SpiffeId {
 /// sent, and ends the join when there is nothing else.
 fn said(
     token: Option<Result<Token, TokenError>>,
-    settings: &Settings,
+    inputs: &Inputs<'_>,
     progress: &mut Progress,
 ) -> Result<bool, Failure> {
+    let Inputs { settings, renew_with, .. } = *inputs;
     match token {
         None => Ok(false),
         Some(Ok(token)) => {
@@ -103,7 +124,8 @@ fn said(
         Some(Err(error)) => {
             let hint = "make a new one with `istioctl x workload entry configure` (or `kubectl \
                         create token`) and run `vm-agent join` again with it";
-            Err(Failure::new(Exit::Credential, error).hint(hint.to_owned()))
+            let hint = kubernetes::fresh_bundle(renew_with).unwrap_or_else(|| hint.to_owned());
+            Err(Failure::new(Exit::Credential, error).hint(hint))
         }
     }
 }
@@ -170,6 +192,12 @@ impl Scratch {
             fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
             settings.mesh.root_cert = path;
         }
+        if let (Some((_, pem)), Some(Kubernetes::Parts { ca_file, .. })) =
+            (&files.kube_ca, &mut settings.registration.kubernetes)
+        {
+            *ca_file = directory.path().join("kube-ca.pem");
+            fsio::replace(ca_file, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
+        }
         for source in &mut settings.credential.sources {
             match (source, &files.token) {
                 (Source::TokenFile(path), Some((target, token))) if path == target => {
@@ -193,10 +221,13 @@ impl Scratch {
     }
 }
 
+fn is_running(plan: &Plan) -> bool {
+    std::fs::File::open(plan.paths.lock_file()).is_ok_and(|file| file.try_lock().is_err())
+}
+
 fn running(plan: &Plan) -> Result<(), Failure> {
     let path = plan.paths.lock_file();
-    let held = std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-    if held { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
+    if is_running(plan) { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
 }
 
 /// The ports that the agent and Envoy need on this machine.
@@ -248,15 +279,13 @@ async fn control_plane(
 
 fn roots(plan: &Plan) -> Result<(), Failure> {
     let path = &plan.discovery.root_cert;
-    let wrong = |error: anyhow::Error| {
-        let error = error.context(format!("the mesh's root {} cannot be used", path.display()));
+    read_roots(path).map(drop).map_err(|error| {
+        let error = anyhow::Error::new(error)
+            .context(format!("the mesh's root {} cannot be used", path.display()));
         Failure::new(Exit::Configuration, error)
             .hint("name the mesh's root-cert.pem with --set mesh.rootCert=FILE".to_owned())
-    };
-    let pem = fsio::read(path, ROOT_BYTES).map_err(|error| wrong(error.into()))?;
-    Roots::from_pem(&pem).map(drop).map_err(|error| wrong(error.into()))
+    })
 }
 
 /// A person waits for it.
 const DIAL_LIMIT: Duration = Duration::from_secs(8);
-const ROOT_BYTES: u64 = 1 << 20;

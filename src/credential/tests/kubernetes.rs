@@ -54,6 +54,7 @@ impl Bed {
             server: format!("https://localhost:{}", self.mesh.kube_address().port()),
             ca: Ca::Pem(self.mesh.root_pem()),
             auth: Auth::TokenFile(self.api_token()),
+            tls_server_name: None,
         };
         let client = Arc::new(Client::new(kube, Arc::clone(&clock)).unwrap());
         Ladder::new(Config { own_kube_token, ..config(vec![source]) }, Some(&client), clock)

@@ -9,6 +9,7 @@ fn client(mesh: &Mesh) -> Client {
     let config = Config {
         server: format!("https://localhost:{}", mesh.kube_address().port()),
         ca: Ca::Pem(mesh.root_pem()),
+        tls_server_name: None,
         auth: Auth::Token(mesh.admin_token().into()),
     };
     Client::new(config, clock::system()).unwrap()
@@ -89,10 +90,10 @@ async fn only_the_version_that_was_seen_is_deleted() {
     let client = client(&mesh);
     let seen = Version::of(&client.get(&place("vm1")).await.unwrap()).unwrap();
     put(&mesh, "vm1", 2);
-    let refused = client.delete(&place("vm1"), Some(&seen)).await.unwrap_err();
+    let refused = client.delete_only(&place("vm1"), &seen).await.unwrap_err();
     assert_eq!(refused.code(), Some(409));
     let seen = Version::of(&client.get(&place("vm1")).await.unwrap()).unwrap();
-    client.delete(&place("vm1"), Some(&seen)).await.unwrap();
+    client.delete_only(&place("vm1"), &seen).await.unwrap();
     assert_eq!(mesh.entry("vms/vm1"), None);
-    client.delete(&place("vm1"), Some(&seen)).await.unwrap();
+    client.delete_only(&place("vm1"), &seen).await.unwrap();
 }

@@ -45,7 +45,7 @@ fn id() -> SpiffeId {
 
 fn candidate(chain_pem: String, key: &KeyPair) -> Candidate {
     let key_pem = SecretString::from(key.private_key_pem().expose_secret());
-    Candidate { chain_pem, key_pem, roots: None }
+    Candidate { chain_pem, key_pem, anchors: Anchors::Trusted }
 }
 
 fn key() -> KeyPair {
@@ -80,7 +80,7 @@ fn every_lie_is_refused_with_its_own_words() {
         (verify(ca.sign(&key, &[ID, stranger], -60, 60), &key), "not for"),
         (verify(ca.sign(&key, &[], -60, 60), &key), "is for nobody"),
         (verify(ca.sign(&key, &[ID], -60, -1), &key), "expired at 2026-09-21T14:13:19Z"),
-        (verify(ca.sign(&key, &[ID], 30, 60), &key), "valid only from"),
+        (verify(ca.sign(&key, &[ID], 301, 600), &key), "valid only from"),
         (verify(ca.sign(&key, &[ID], -60, 60), &self::key()), "another key"),
         (verify(other.sign(&key, &[ID], -60, 60), &key), "no trusted root"),
         (verify("rubbish".to_owned(), &key), "no certificate"),
@@ -92,4 +92,46 @@ fn every_lie_is_refused_with_its_own_words() {
     for (refusal, words) in cases {
         assert!(refusal.to_string().contains(words), "{refusal} / {words}");
     }
+}
+
+#[test]
+fn a_certificate_that_begins_in_a_moment_is_believed_but_not_valid_yet() {
+    let (ca, key) = (Authority::new(), key());
+    let soon = candidate(ca.sign(&key, &[ID], 300, 600), &key);
+    let identity = IssuedIdentity::verify(soon, &id(), &ca.roots(), now()).unwrap();
+    assert!(!identity.is_valid_at(now()) && identity.is_valid_at(identity.not_before()));
+}
+
+#[test]
+fn a_new_root_is_believed_beside_one_that_is_known_and_never_alone() {
+    let (old, new, key) = (Authority::new(), Authority::new(), key());
+    let verify = |anchors: Anchors| {
+        let key_pem = SecretString::from(key.private_key_pem().expose_secret());
+        let chain_pem = new.sign(&key, &[ID], -60, 60);
+        let candidate = Candidate { chain_pem, key_pem, anchors };
+        IssuedIdentity::verify(candidate, &id(), &old.roots(), now())
+    };
+    let both = old.roots().union(&new.roots());
+    assert_eq!(verify(Anchors::Sent(both.clone())).unwrap().roots(), &both);
+    assert!(matches!(verify(Anchors::Sent(new.roots())), Err(Refusal::Untrusted { .. })));
+    assert!(matches!(verify(Anchors::Trusted), Err(Refusal::Untrusted { .. })));
+    assert_eq!(verify(Anchors::Vouched(new.roots())).unwrap().roots(), &both);
+}
+
+#[test]
+fn what_comes_in_der_is_read_as_what_comes_in_pem() {
+    let (ca, key) = (Authority::new(), key());
+    let pem = ca.sign(&key, &[ID], -60, 3600);
+    let chain = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let secret = PrivateKeyDer::from_pem_slice(key.private_key_pem().expose_secret().as_bytes());
+    let secret = secret.unwrap();
+    let roots = Roots::from_der(ca.roots().certificates().first().unwrap()).unwrap();
+    assert_eq!(roots, ca.roots());
+    let chain_der = [chain.as_ref(), ca.0.der().as_ref()].concat();
+    let found = Candidate::from_der(&chain_der, secret.secret_der(), Anchors::Vouched(roots));
+    let identity = IssuedIdentity::verify(found.unwrap(), &id(), &ca.roots(), now()).unwrap();
+    assert_eq!(identity.chain_pem().lines().collect::<String>(), pem.lines().collect::<String>());
+    let cut = chain_der.get(..chain_der.len() - 1).unwrap();
+    assert!(Candidate::from_der(cut, secret.secret_der(), Anchors::Trusted).is_err());
+    assert!(Roots::from_der(&[]).is_err());
 }

@@ -1,0 +1,145 @@
+//! Fetches the mesh's roots through the Kubernetes API when istiod shows a root that we do not
+//! know: the API server's own certificate does not depend on the mesh's root.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::base::backoff::Retry;
+use crate::base::clock::SharedClock;
+use crate::base::fsio;
+use crate::base::tasks::Tasks;
+use crate::base::trouble::{Trouble, chain};
+use crate::controlplane::{RootQuestion, RootRefresh, read_roots};
+use crate::identity::{Roots, RootsError};
+use crate::kube::{Client, KubeError, Object};
+use crate::secrets::Vault;
+
+/// Who fetches, from where, and what for.
+pub(super) struct Keeper {
+    pub(super) kube: Arc<Client>,
+    pub(super) namespace: String,
+    pub(super) root_cert: PathBuf,
+    pub(super) vault: Vault,
+    pub(super) clock: SharedClock,
+}
+
+/// Roots that were not fetched.
+#[derive(Debug, thiserror::Error)]
+enum RefreshError {
+    #[error("istiod shows an unknown root, and the mesh's roots cannot be fetched")]
+    Kube(#[from] KubeError),
+    #[error("istiod shows an unknown root, and the ConfigMap {MAP} of {namespace} has no {KEY}")]
+    Empty { namespace: String },
+    #[error("istiod shows an unknown root, and the ConfigMap {MAP} of {namespace} holds no roots")]
+    Roots {
+        namespace: String,
+        #[source]
+        source: RootsError,
+    },
+    #[error(
+        "istiod shows a root that the mesh does not know either: the ConfigMap {MAP} of {namespace} \
+         holds only roots that we have"
+    )]
+    Same { namespace: String },
+}
+
+impl RefreshError {
+    fn hint(&self) -> String {
+        match self {
+            Self::Kube(error) if error.code() == Some(403) => format!(
+                "allow it in the workload's namespace: a Role with verb get on configmaps named {MAP}"
+            ),
+            Self::Kube(error) if error.code() != Some(404) => error.hint().unwrap_or_default(),
+            Self::Same { .. } => "find out who answers at mesh.discoveryAddress; if it is istiod, \
+                                  give this machine its root with mesh.rootCert"
+                .to_owned(),
+            Self::Kube(_) | Self::Empty { .. } | Self::Roots { .. } => format!(
+                "istiod keeps the ConfigMap {MAP} in every namespace: look at it, and at istiod's log"
+            ),
+        }
+    }
+}
+
+/// The last fetch.
+struct Last {
+    at: Instant,
+    newer: bool,
+}
+
+/// Answers everybody who met an unknown root.
+pub(super) fn keep(tasks: &Tasks, keeper: Keeper) -> RootRefresh {
+    let (refresh, questions) = RootRefresh::new();
+    tasks.spawn("roots", keeper.run(questions));
+    refresh
+}
+
+impl Keeper {
+    async fn run(self, mut questions: mpsc::Receiver<RootQuestion>) {
+        let mut last: Option<Last> = None;
+        while let Some(question) = questions.recv().await {
+            let is_recent = |last: &Last| {
+                let pause = if last.newer { SHARED } else { PAUSE };
+                last.at.elapsed() < pause
+            };
+            // The other line to istiod may have asked the same a moment ago.
+            if let Some(last) = last.as_ref().filter(|last| is_recent(last)) {
+                question.answer(last.newer);
+                continue;
+            }
+            let fetched = self.fetch().await;
+            last = Some(Last { at: Instant::now(), newer: fetched.is_ok() });
+            question.answer(fetched.is_ok());
+            if let Err(error) = fetched {
+                let hint = Some(error.hint());
+                let trouble = Trouble::new(&error, hint, Retry::Later, self.clock.now());
+                tracing::warn!(%trouble, "No newer roots of the mesh.");
+                self.vault.report_roots(Some(trouble));
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<(), RefreshError> {
+        let namespace = self.namespace.clone();
+        let object = Object {
+            group_version: "v1",
+            resource: "configmaps",
+            namespace: namespace.clone(),
+            name: MAP.to_owned(),
+        };
+        let map = self.kube.get(&object).await?;
+        let pem = map.get("data").and_then(|data| data.get(KEY)).and_then(Value::as_str);
+        let Some(pem) = pem else { return Err(RefreshError::Empty { namespace }) };
+        let roots = Roots::from_pem(pem.as_bytes());
+        let roots =
+            roots.map_err(|source| RefreshError::Roots { namespace: namespace.clone(), source })?;
+        let known = read_roots(&self.root_cert);
+        if known.is_ok_and(|known| roots.is_within(&known)) {
+            return Err(RefreshError::Same { namespace });
+        }
+        let path = self.root_cert.display();
+        match fsio::replace(&self.root_cert, roots.pem().as_bytes(), fsio::PUBLIC) {
+            Ok(()) => tracing::warn!(%path, "The mesh has a new root: replaced the root file."),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "The mesh has a new root: it is trusted, but could not be written."
+                );
+            }
+        }
+        self.vault.learn_roots(roots);
+        Ok(())
+    }
+}
+
+/// What istiod writes into every namespace (`pilot/pkg/bootstrap/namespacecontroller.go`).
+const MAP: &str = "istio-ca-root-cert";
+const KEY: &str = "root-cert.pem";
+/// Nothing new is found more than once a minute.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Questions that were on their way while the roots were fetched have the same answer.
+const SHARED: Duration = Duration::from_secs(10);

@@ -1,0 +1,199 @@
+//! `vm-agent bundle create`: from a WorkloadGroup to a file that machines join with.
+
+mod order;
+mod words;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::cluster::Cluster;
+use crate::base::clock;
+use crate::base::fsio;
+use crate::base::problem::{Problem, Problems};
+use crate::base::trouble::chain;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::run::runtime;
+use crate::cli::screen::{self, Paint, paint};
+use crate::config;
+use crate::kube::Client;
+use crate::operator::{Doors, Grants, Group, Machines, Manifest, Operator, OperatorError};
+
+/// Arguments of `bundle create`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(in crate::cli) struct Args {
+    /// An existing WorkloadGroup
+    #[arg(
+        value_name = "WORKLOAD-GROUP",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
+    group: Option<String>,
+    /// A file with a WorkloadGroup, which is applied first
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The WorkloadGroup's namespace [default: the context's, then default]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
+    /// Where to write the bundle, readable by its owner alone; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// Print the objects that would be made, as YAML, and make nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    mesh: order::Mesh,
+    #[command(flatten)]
+    machines: order::MachineArgs,
+    /// How long the bundle can be used; the API server may grant less
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = config::duration)]
+    ttl: Duration,
+    /// Leave out the ServiceAccount, the Role and the RoleBinding: they are there
+    #[arg(long)]
+    no_rbac: bool,
+    /// Leave out the admission policy, without which one machine can take another account's
+    /// WorkloadEntries
+    #[arg(long)]
+    no_policy: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    args.machines.check()?;
+    runtime()?.block_on(async {
+        match (&args.file, args.dry_run) {
+            // What a file says is enough to print.
+            (Some(file), true) => {
+                let namespace = args.namespace.as_deref().unwrap_or("default");
+                print(args, &read_group(file, namespace)?)
+            }
+            _ => with_cluster(args).await,
+        }
+    })
+}
+
+async fn with_cluster(args: &Args) -> Result<(), Failure> {
+    let chosen = args.cluster.choose().await?;
+    let namespace = args.namespace.clone().or_else(|| chosen.namespace.clone());
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let api = args.mesh.api(&chosen)?;
+    let clock = clock::system();
+    let client =
+        Client::new(chosen.config, Arc::clone(&clock)).map_err(|error| failed(error.into()))?;
+    let doors = Doors { parse_yaml: config::parse_yaml, check_settings };
+    let operator = Operator::new(Arc::new(client), doors, clock);
+    let group = match (&args.file, &args.group) {
+        (Some(file), _) => read_group(file, &namespace)?,
+        (None, name) => {
+            let name = name.as_deref().unwrap_or_default();
+            operator.group(&namespace, name).await.map_err(failed)?
+        }
+    };
+    if args.dry_run {
+        return print(args, &group);
+    }
+    let order = args.order(group, api);
+    for manifest in manifests(args, &order.group, &order.machines) {
+        let done = operator.apply(&manifest).await.map_err(failed)?;
+        screen::say(&format!("{} {done}", paint(Paint::Good, "✓")));
+    }
+    let made = operator.bundle(&order).await.map_err(failed)?;
+    write(&args.output, &made.bundle.to_value())?;
+    words::tell(args, &order, &made);
+    Ok(())
+}
+
+/// Everything that shall be in the cluster.
+fn manifests(args: &Args, group: &Group, machines: &Machines) -> Vec<Manifest> {
+    let grants = Grants { group, machines };
+    let mut all = Vec::new();
+    if args.file.is_some() {
+        all.push(group.manifest());
+    }
+    if !args.no_rbac {
+        all.push(grants.account());
+    }
+    if args.mesh.registers_by_kubernetes() {
+        if !args.no_rbac {
+            all.extend(grants.rbac());
+        }
+        if !args.no_policy {
+            all.extend(grants.policy());
+        }
+    }
+    all
+}
+
+fn print(args: &Args, group: &Group) -> Result<(), Failure> {
+    for manifest in manifests(args, group, &args.machines.machines()) {
+        screen::out(&format!("---\n{}", yaml(&manifest.body)?.trim_end()))?;
+    }
+    Ok(())
+}
+
+fn read_group(file: &Path, namespace: &str) -> Result<Group, Failure> {
+    let origin = file.display().to_string();
+    let text = fsio::read_text(file, config::MAX_BYTES)
+        .map_err(|error| Problems(vec![Problem::new(&*origin, "", chain(&error))]))?;
+    let value = config::parse_yaml(&text, &origin).map_err(|problem| Problems(vec![problem]))?;
+    Group::from_value(&value, namespace).map_err(|error| {
+        Failure::new(Exit::Configuration, anyhow::Error::new(error).context(origin))
+    })
+}
+
+/// What a machine would find wrong with the settings.
+fn check_settings(settings: &Map<String, Value>) -> Result<(), Problems> {
+    let mut document = config::Document::new();
+    let mut settings = settings.clone();
+    // Whether the probe's program exists is for the machines to find out.
+    if let Some(Value::Object(mesh)) = settings.get_mut("mesh")
+        && let Some(Value::Object(proxy)) = mesh.get_mut("proxyConfig")
+    {
+        proxy.remove("readinessProbe");
+    }
+    document.add(&Value::Object(settings), &|_| "the WorkloadGroup or the mesh".to_owned());
+    let api = document.tree().pointer("/registration/kubernetes").is_some();
+    for field in ["caFile", "tokenFile"].iter().filter(|_| api) {
+        let path = ["registration", "kubernetes", field].map(str::to_owned);
+        document.set(&path, "/".into(), "the bundle");
+    }
+    config::load(&document, &config::Paths::new(Path::new("/"))).map(drop)
+}
+
+fn write(output: &Path, bundle: &Value) -> Result<(), Failure> {
+    let yaml = zeroize::Zeroizing::new(yaml(bundle)?);
+    if output == Path::new("-") {
+        return screen::out(yaml.trim_end());
+    }
+    let output = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
+    let written = fsio::replace(&output, yaml.as_bytes(), fsio::SECRET);
+    written.map_err(|error| Failure::new(Exit::Host, error))
+}
+
+fn yaml(value: &Value) -> Result<String, Failure> {
+    let yaml = config::write_yaml(value);
+    yaml.ok_or_else(|| crate::cli::other(anyhow::anyhow!("it has no YAML form")))
+}
+
+fn failed(error: OperatorError) -> Failure {
+    let exit = match &error {
+        OperatorError::Kube(error) => match error.code() {
+            Some(401) => Exit::Credential,
+            Some(_) => Exit::Other,
+            None => Exit::ControlPlane,
+        },
+        OperatorError::NoGroup { .. } => Exit::Other,
+        _ => Exit::Configuration,
+    };
+    let hint = error.hint();
+    Failure::new(exit, error).hint(hint)
+}
+
+const AFTER_HELP: &str = "\
+A bundle holds the tokens of its service account: whoever has the file can join as it until it
+expires. Kubernetes cannot count uses; --uses is a note in the bundle, and --uses 1 gives it the one
+name that it is for. To take a bundle back, delete its Secret, which `vm-agent bundle inspect` names.";

@@ -1,0 +1,54 @@
+use serde_json::json;
+
+use super::*;
+use crate::config::parse_yaml;
+
+fn group(name: &str, account: &str) -> Group {
+    let value = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "metadata": {"name": name},
+        "spec": {"template": {"serviceAccount": account}},
+    });
+    Group::from_value(&value, "vms").unwrap()
+}
+
+fn all(group: &Group, machines: &Machines) -> Vec<Value> {
+    let grants = Grants { group, machines };
+    let manifests = [vec![grants.account()], grants.rbac(), grants.policy()].concat();
+    manifests.into_iter().map(|manifest| manifest.body).collect()
+}
+
+#[test]
+fn the_example_with_comments_says_what_is_granted() {
+    let text = include_str!("../../../packaging/kubernetes/machines.yaml");
+    let documents = text.split("\n---\n").map(|one| parse_yaml(one, "machines.yaml").unwrap());
+    let documents: Vec<Value> = documents.collect();
+    assert_eq!(documents, all(&group("details", "details"), &Machines::default()));
+}
+
+#[test]
+fn a_prefix_is_one_more_rule_and_names_are_unambiguous() {
+    let machines = Machines { name_prefix: "edge-".to_owned(), ..Machines::default() };
+    let group = group("details", "other");
+    let policy = Grants { group: &group, machines: &machines }.policy();
+    let rules = policy[0].body["spec"]["validations"].as_array().unwrap();
+    assert_eq!(rules.len(), 5);
+    assert!(rules[4].to_string().contains("startsWith('edge-')"), "{}", rules[4]);
+    assert_eq!(policy[0].title(), "ValidatingAdmissionPolicy vm-agent.vms.other");
+    assert_eq!(policy[0].object.namespace, "");
+}
+
+#[test]
+fn the_role_is_the_groups_and_the_token_its_accounts() {
+    let group = group("details", "other");
+    let machines = Machines::default();
+    let rbac = Grants { group: &group, machines: &machines }.rbac();
+    assert_eq!(rbac[0].title(), "Role vms/vm-agent-details");
+    let names: Vec<_> = rbac[0].body["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["resourceNames"].clone())
+        .collect();
+    assert_eq!(json!(names), json!([["details"], null, ["other"], ["istio-ca-root-cert"]]));
+    assert_eq!(rbac[1].body["subjects"][0]["name"], "other");
+}
