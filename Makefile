@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build workload-api peers root
+.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,14 +28,14 @@ test-unit: ## Unit tests, the architecture's rules, fresh generated code
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test registration --test bundle --test cli --test facts
+	$(CARGO) test --locked --features devmesh --test agent --test registration --test bundle --test cli --test credential --test facts
 
 test-envoy: ## The agent's bootstrap and supervision with the real Envoy
 	@echo "== tier: real Envoy"
 	@tests/istio/peers.sh envoy
 	ENVOY=$(PEERS)/bin/envoy $(CARGO) test --locked --test envoy -- --ignored
 
-test-istio: root peers build workload-api ## The agent against the real istiod, kube-apiserver and Envoy (root)
+test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
 	@echo "== tier: real control plane"
 	python3 tests/istio/suite.py $(ARGS)
 
@@ -54,9 +54,6 @@ gen: ## Make the generated protocol code again
 
 build: ## Build the agent for release
 	$(CARGO) build --locked --release
-
-workload-api:
-	$(CARGO) build --locked --features devmesh --bin vm-agent-workload-api
 
 peers:
 	@tests/istio/peers.sh

@@ -14,6 +14,7 @@ mod discovery;
 mod faults;
 mod join;
 mod kube;
+mod permissions;
 mod pki;
 mod registration;
 mod resources;
@@ -162,7 +163,7 @@ pub(crate) struct State {
     pushes: Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
-    permissions: kube::Permissions,
+    permissions: permissions::Permissions,
     requests: csr::Requests,
     /// Streams per auto-registered entry.
     live: Mutex<BTreeMap<Key, u32>>,
@@ -515,7 +516,7 @@ impl State {
             pushes: Sender::default(),
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
-            permissions: kube::Permissions::default(),
+            permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),

@@ -89,7 +89,8 @@ impl Progress {
             }
             // Its words change with every try where they tell the time.
             if self.troubles.insert(without_digits(&what)) {
-                self.warn(&format!("{what} (it is tried again)"));
+                let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+                self.warn(&format!("{what} (it is tried again){hint}"));
             }
         }
         Verdict::Waiting

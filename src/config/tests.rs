@@ -107,6 +107,36 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         ("identity: {ttl: 0s}", "identity.ttl: it is zero"),
         ("identity: {ttl: 1000000h}", "identity.ttl: \"1000000h\" is too long"),
         ("identity: {keyAlgorithm: dsa}", "identity.keyAlgorithm: "),
+        (
+            "identity: {source: vault}",
+            "identity.source: found \"vault\", expected istiod, kubernetes",
+        ),
+        (
+            "identity: {source: kubernetes}",
+            "identity.source: this source needs identity.signerName",
+        ),
+        (
+            "identity: {source: kubernetes, signerName: mesh}",
+            "identity.signerName: found \"mesh\", expected a name such as",
+        ),
+        (
+            "identity: {source: kubernetes, signerName: a.b/c, ttl: 5m}\nregistration: {kubernetes: {kubeconfig: a}}",
+            "identity.ttl: the Kubernetes API signs for 10 minutes",
+        ),
+        (
+            "identity: {source: kubernetes, signerName: a.b/c}",
+            "identity.source: kubernetes needs the Kubernetes API",
+        ),
+        (
+            "identity: {source: files, files: {keyFile: k}}",
+            "identity.source: this source needs identity.files.certFile",
+        ),
+        ("identity: {source: spiffe}", "identity.source: this source needs identity.spiffeSocket"),
+        (
+            "identity: {source: spiffe, spiffeSocket: 'tcp://127.0.0.1:1'}",
+            "identity.spiffeSocket: \"tcp://127.0.0.1:1\" is no socket",
+        ),
+        ("identity: {spiffeSocket: /a}", "it has a meaning only where identity.source is spiffe"),
         ("registration: {mode: auto}", "registration.mode: found \"auto\", expected istiod"),
         ("registration: {mode: kubernetes}", "registration.mode: kubernetes needs --kubeconfig"),
         ("credential: {command: [bin/token]}", "expected the absolute path of a program"),

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::CertificateError;
+use rustls_pki_types::UnixTime;
 
 use super::{Config, Endpoint, RootFileError};
 use crate::base::backoff::Retry;
+use crate::base::clock::{from_unix_seconds, rfc3339};
 use crate::identity::Roots;
 
 /// A step of a dial.
@@ -98,6 +100,16 @@ pub enum DialError {
         /// The names that it carries.
         found: String,
     },
+    /// Its certificate is not valid by our clock.
+    #[error("the certificate of {endpoint} {validity}; this machine's clock says {now}")]
+    Clock {
+        /// As configured.
+        endpoint: Endpoint,
+        /// From or until when it is valid.
+        validity: String,
+        /// RFC 3339.
+        now: String,
+    },
     /// The handshake failed otherwise.
     #[error("the TLS handshake with {endpoint} failed")]
     Tls {
@@ -130,6 +142,7 @@ impl DialError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Late { .. }
+            | Self::Clock { .. }
             | Self::Tls { .. }
             | Self::Http { .. } => Retry::Soon,
             Self::RootFile(_) | Self::Untrusted { .. } | Self::OtherName { .. } => Retry::Later,
@@ -154,6 +167,11 @@ impl DialError {
             }
             Self::OtherName { .. } => {
                 "set mesh.serverName to one of the names that it carries, if that server is istiod"
+                    .to_owned()
+            }
+            Self::Clock { .. } => {
+                "set this machine's clock (`timedatectl set-ntp true`); if it is right, istiod's own \
+                 certificate is over"
                     .to_owned()
             }
             Self::Tls { .. } | Self::Http { .. } => {
@@ -197,8 +215,28 @@ pub(super) fn tls_failure(
             expected: expected.to_owned(),
             found: presented.iter().take(SHOWN_NAMES).cloned().collect::<Vec<_>>().join(", "),
         },
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            time,
+            not_before,
+        })) => DialError::Clock {
+            endpoint,
+            validity: format!("is valid only from {}", at(*not_before)),
+            now: at(*time),
+        },
+        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            time,
+            not_after,
+        })) => DialError::Clock {
+            endpoint,
+            validity: format!("expired at {}", at(*not_after)),
+            now: at(*time),
+        },
         _ => DialError::Tls { endpoint, source: error },
     }
+}
+
+fn at(time: UnixTime) -> String {
+    rfc3339(from_unix_seconds(time.as_secs()))
 }
 
 /// Names of a server certificate that an error quotes.

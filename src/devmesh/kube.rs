@@ -1,8 +1,8 @@
 //! The part of the Kubernetes API that the agent and a newcomer use: Istio's registry objects and
 //! tokens of service accounts, with permissions and discovery. Objects are kept in `store`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, Query, Request, State as Shared};
@@ -21,41 +21,8 @@ use super::store::{API_VERSION, GROUP, Key, Preconditions, Resource, Write, Writ
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 use super::watch::{self, Scope};
-use super::{State, csr, lock};
+use super::{State, csr};
 use crate::base::clock::{http_date, rfc3339};
-
-/// Who may do what: verb and resource, per user and namespace.
-#[derive(Default)]
-pub(super) struct Permissions {
-    granted: Mutex<BTreeSet<[String; 4]>>,
-}
-
-impl Permissions {
-    pub(super) fn grant(&self, account: &Account, verbs: &[&str], plural: &str) {
-        let mut granted = lock(&self.granted);
-        for &verb in verbs {
-            let one = [&account.user(), &account.namespace, verb, plural].map(str::to_owned);
-            granted.insert(one);
-        }
-    }
-
-    /// For what belongs to the whole cluster.
-    pub(super) fn grant_cluster(&self, account: &Account, verbs: &[&str], plural: &str) {
-        for &verb in verbs {
-            let one = [&account.user(), "", verb, plural].map(str::to_owned);
-            lock(&self.granted).insert(one);
-        }
-    }
-
-    /// Whether it is granted for all objects of the resource, or for this one by its name.
-    fn allow(&self, user: &str, act: &Act<'_>) -> bool {
-        let named = format!("{} {}", act.plural, act.name);
-        let granted = lock(&self.granted);
-        [act.plural, &named]
-            .into_iter()
-            .any(|what| granted.contains(&[user, act.namespace, act.verb, what].map(str::to_owned)))
-    }
-}
 
 pub(super) fn router(state: Arc<State>) -> Router {
     let group = "/apis/networking.istio.io/v1";

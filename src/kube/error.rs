@@ -168,6 +168,7 @@ impl KubeError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
+            Self::Transport { source, .. } if is_clock(source) => Retry::Soon,
             Self::Transport { source, .. } if is_tls(source) => Retry::Later,
             Self::Transport { .. } => Retry::Soon,
             Self::Refused { code: 410 | 429 | 500..=599, .. } => Retry::Soon,
@@ -202,8 +203,9 @@ impl KubeError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Refused { code: 401, .. } | Self::ExpiredToken { .. } => {
-                "give it a token that the API server accepts: `kubectl create token SERVICE-ACCOUNT \
-                 -n NAMESPACE --duration 24h`, in the file that registration.kubernetes.tokenFile names"
+                "have a fresh bundle made (`vm-agent bundle create GROUP -n NAMESPACE`) and join with \
+                 it, or put a new token (`kubectl create token SERVICE-ACCOUNT -n NAMESPACE`) into the \
+                 file that registration.kubernetes.tokenFile names"
             }
             Self::Refused { code: 403, verb: Verb::RequestToken, .. } => {
                 "let the service account make its own tokens: a Role with verb create on \
@@ -221,6 +223,10 @@ impl KubeError {
                 "somebody else owns these fields; --set registration.force=true takes them over"
             }
             Self::Refused { .. } | Self::Rubbish { .. } | Self::TooLarge { .. } => return None,
+            Self::Transport { source, .. } if is_clock(source) => {
+                "set this machine's clock (`timedatectl set-ntp true`); if it is right, the API \
+                 server's own certificate is over"
+            }
             Self::Transport { source, .. } if is_tls(source) => {
                 "check registration.kubernetes.caFile: it must hold the root of this API server"
             }
@@ -240,17 +246,31 @@ fn conflicts(status: &Value) -> Vec<FieldConflict> {
 
 /// Whether the TLS library refused the server.
 fn is_tls(error: &reqwest::Error) -> bool {
+    tls_cause(error).is_some()
+}
+
+/// Whether the server's certificate is not valid by our clock.
+fn is_clock(error: &reqwest::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(
+        tls_cause(error),
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ))
+    )
+}
+
+fn tls_cause(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let is =
-            cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>());
-        if is {
-            return true;
+        let inner = inner.and_then(|inner| inner.downcast_ref());
+        if let Some(found) = cause.downcast_ref().or(inner) {
+            return Some(found);
         }
         next = cause.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -67,10 +67,9 @@ impl WorkloadApiError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Refused {
-                code: Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented,
-                ..
-            } => Retry::Later,
+            // A SPIFFE agent learns of a new entry some seconds after the server.
+            Self::Refused { code: Code::PermissionDenied, .. } => Retry::Soon,
+            Self::Refused { code: Code::InvalidArgument | Code::Unimplemented, .. } => Retry::Later,
             _ => Retry::Soon,
         }
     }

@@ -33,6 +33,17 @@ class Case(unittest.TestCase):
                 print(f"--- the last of {vm.name}'s log ---\n{vm.log()[-3000:]}", file=sys.stderr)
         return outcome
 
+    def new_root(self):
+        """istiod gets another root, as if it had been installed anew; returns it."""
+        root = lambda: LAB.kubectl("-n", "vms", "get", "configmap", "istio-ca-root-cert", "-o", r"jsonpath={.data.root-cert\.pem}").stdout
+        old = root()
+        LAB.istiod_stop()
+        LAB.kubectl("-n", "istio-system", "delete", "secret", "istio-ca-secret")
+        LAB.istiod_start()
+        # What other tests join with holds the old root.
+        self.addCleanup(lambda: [LAB.configure(group) for group in ("client", "details-legacy")])
+        return until("istiod has told its new root", lambda: root() if root() not in ("", old) else None)
+
     def no_entries(self):
         # After its own restart istiod looks for machines that are gone only every 100 seconds.
         until("istiod has removed the entries", lambda: not LAB.entries(), limit=180, pause=0.3)

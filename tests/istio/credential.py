@@ -110,12 +110,13 @@ def decode(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def aged_token(made_ago, left):
-    """A token for the API server as it made it some time ago, signed with its own key."""
-    uid = LAB.kubectl("-n", "vms", "get", "serviceaccount", "client", "-o", "jsonpath={.metadata.uid}").stdout
+def aged_token(made_ago, left, account="client", audience=ISSUER):
+    """A token as the API server made it some time ago, signed with its own key."""
+    uid = LAB.kubectl("-n", "vms", "get", "serviceaccount", account, "-o", "jsonpath={.metadata.uid}").stdout
     now = int(time.time())
-    claims = {"aud": [ISSUER], "iss": ISSUER, "iat": now - made_ago, "nbf": now - made_ago, "exp": now + left, "sub": "system:serviceaccount:vms:client",
-              "kubernetes.io": {"namespace": "vms", "serviceaccount": {"name": "client", "uid": uid}}}
+    claims = {"aud": [audience], "iss": ISSUER, "iat": now - made_ago, "nbf": now - made_ago, "exp": now + left,
+              "sub": f"system:serviceaccount:vms:{account}",
+              "kubernetes.io": {"namespace": "vms", "serviceaccount": {"name": account, "uid": uid}}}
     body = f"{encode(json.dumps({'alg': 'RS256'}).encode())}.{encode(json.dumps(claims).encode())}"
     signed = subprocess.run(["openssl", "dgst", "-sha256", "-sign", LAB.directory / "pki/sa.key"], input=body.encode(), capture_output=True, check=True)
     return f"{body}.{encode(signed.stdout)}"

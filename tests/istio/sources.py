@@ -2,16 +2,16 @@
 
 import base64
 import json
-import os
-import pathlib
 import subprocess
 import threading
 
 from case import LAB, Traffic
 from lab import CONTROL_PLANE, until
+from spire import Spire
 
-WORKLOAD_API = pathlib.Path(os.environ.get("VM_AGENT_WORKLOAD_API", pathlib.Path(__file__).parents[2] / "target/debug/vm-agent-workload-api")).absolute()
 SIGNER = "vm-agent.test/mesh"
+#: Seconds of life of SPIRE's certificates.
+SVID_LIFE = 30
 #: What an account needs for certificates through the Kubernetes API, and to find a changed root.
 RIGHTS = """
 apiVersion: rbac.authorization.k8s.io/v1
@@ -142,13 +142,16 @@ class Sources(Traffic):
             self.assertEqual(vm.status()["identity"]["renewal"]["source"], source)
             self.assertIn(f"from {source}", vm.command("status").stdout)
 
+    def own_serials(self, vm):
+        return [serial for uri, serial in vm.certificates() if uri and uri.startswith("spiffe://")]
+
     def rotate_under_load(self):
         """New certificates reach Envoy on both machines, and no request is lost."""
         with self.traffic() as load:
             for vm in (self.vm1, self.vm2, self.vm1):
-                before = [serial for uri, serial in vm.certificates() if uri and uri.startswith("spiffe://")]
+                before = self.own_serials(vm)
                 self.signer.place(vm.group, self.kept_elsewhere(vm))
-                until("Envoy has the new one", lambda: [serial for uri, serial in vm.certificates() if uri and uri.startswith("spiffe://")] not in ([], before), limit=30)
+                until("Envoy has the new one", lambda: self.own_serials(vm) not in ([], before), limit=30)
         self.assertGreater(load.good, 3)
         self.assertEqual(load.bad, [])
 
@@ -178,17 +181,20 @@ class Sources(Traffic):
         self.rotate_under_load()
         self.story("files")
 
-    def test_a_spiffe_workload_api_that_pushes_under_load(self):
+    def test_spire_whose_certificates_are_renewed_under_load(self):
         for vm in (self.vm1, self.vm2):
-            kept, socket = self.kept_elsewhere(vm), LAB.directory / f"{vm.name}.sock"
-            self.signer.place(vm.group, kept)
-            api = LAB.start(vm.name, WORKLOAD_API, "--socket", socket, "--directory", kept, "--id", f"spiffe://cluster.local/ns/vms/sa/{vm.group}",
-                            log=f"workload-api-{vm.name}.log")
-            self.addCleanup(LAB.stop, api)
-            vm.join(*settings({"identity.source": "spiffe", "identity.spiffeSocket": f"unix://{socket}"}))
+            spire = Spire(LAB, vm.name, self.signer.directory, f"spiffe://cluster.local/ns/vms/sa/{vm.group}", SVID_LIFE)
+            self.addCleanup(spire.stop)
+            spire.start()
+            vm.join(*settings({"identity.source": "spiffe", "identity.spiffeSocket": f"unix://{spire.socket}"}))
         for vm in (self.vm1, self.vm2):
             vm.until_ready()
-        self.rotate_under_load()
+        with self.traffic() as load:
+            for vm in (self.vm1, self.vm2):
+                before = self.own_serials(vm)
+                until("Envoy has the new one", lambda: self.own_serials(vm) not in ([], before), limit=3 * SVID_LIFE)
+        self.assertGreater(load.good, 3)
+        self.assertEqual(load.bad, [])
         self.story("spiffe")
 
     def test_a_root_that_changed_while_the_machine_was_off_is_found(self):
@@ -196,19 +202,12 @@ class Sources(Traffic):
         self.assertEqual(clock["measured_by"], "istiod", "it signs as its own authority does")
         self.assertLess(abs(clock["skew_ms"]), 3000)
         self.assertEqual(self.vm1.stop(), 0)
-        LAB.istiod_stop()
-        LAB.kubectl("-n", "istio-system", "delete", "secret", "istio-ca-secret")
-        root = lambda: LAB.kubectl("-n", "vms", "get", "configmap", "istio-ca-root-cert", "-o", r"jsonpath={.data.root-cert\.pem}").stdout
-        old = root()
-        LAB.istiod_start()
-        # What other tests join with holds the old root.
-        self.addCleanup(lambda: [LAB.configure(group) for group in ("client", "details-legacy")])
-        until("istiod has told its new root", lambda: root() not in ("", old))
+        root = self.new_root()
         # The old certificate is valid: istiod refuses it, and gives a new one for the token that is still good.
         self.vm1.run()
         status = self.vm1.until_ready()
         self.assertTrue(status["identity"]["renewal"]["roots_replaced_at"])
-        self.assertEqual((self.vm1.root / "etc/vm-agent/root-cert.pem").read_text().split(), root().split())
+        self.assertEqual((self.vm1.root / "etc/vm-agent/root-cert.pem").read_text().split(), root.split())
         status = until("there is a certificate of the new root", lambda: [one for one in [self.vm1.status()] if one["identity"]["renewal"]["issued"]])[0]
         self.assertEqual(self.vm1.certificates()[0][0], "spiffe://cluster.local/ns/vms/sa/client")
         until("all is well", lambda: self.vm1.status()["ready"] and not self.vm1.status()["conditions"])

@@ -25,6 +25,7 @@ from renewal import *
 from shapes import *
 from sources import *
 from story import *
+from travel import *
 
 if __name__ == "__main__":
     # The lab is taken down when the program ends; without this a SIGTERM would end it before that.

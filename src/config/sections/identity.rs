@@ -87,8 +87,7 @@ fn source(reader: &mut Reader<'_>, paths: &Paths) -> Option<Source> {
     }
     let mut needed = |setting: &str, is_there: bool| {
         if !is_there && !reader.is_set(setting) {
-            let what = "missing, although identity.source asks for it".to_owned();
-            reader.wrong(setting, what);
+            reader.wrong("identity.source", format!("this source needs {setting}"));
         }
     };
     match kind {

@@ -269,3 +269,29 @@ async fn faults_of_the_api_have_the_form_of_its_answers() {
     mesh.faults().set(Service::Kube, Fault::Rubbish);
     assert_eq!(api.get(ENTRIES).await, (200, Value::String("<html>rubbish</html>".to_owned())));
 }
+
+#[tokio::test]
+async fn a_server_is_known_by_the_name_that_was_given_for_its_certificate() {
+    use crate::kube::{Auth, Ca, Client, Config, Object};
+    let mesh = mesh().await;
+    let object = Object {
+        group_version: API_VERSION,
+        resource: "workloadgroups",
+        namespace: "vms".to_owned(),
+        name: String::new(),
+    };
+    let list = async |name: Option<&str>| {
+        let config = Config {
+            server: format!("https://localhost:{}", mesh.kube_address().port()),
+            ca: Ca::Pem(mesh.root_pem()),
+            auth: Auth::Token(mesh.admin_token().into()),
+            tls_server_name: name.map(str::to_owned),
+        };
+        Client::new(config, clock::system()).unwrap().list(&object, None).await
+    };
+    list(None).await.unwrap();
+    // Nobody resolves this name: the connection goes to the host of the URL.
+    list(Some("kubernetes.default.svc")).await.unwrap();
+    let refused = list(Some("other.example.com")).await.unwrap_err();
+    assert!(crate::base::trouble::chain(&refused).contains("not valid for name"), "{refused:?}");
+}

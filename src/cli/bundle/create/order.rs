@@ -164,6 +164,7 @@ impl Args {
             ("--gateway-service", usual(&mesh.gateway_service, "istio-eastwestgateway")),
             ("--cluster-id", mesh.cluster_id.clone()),
             ("--api-server", mesh.api_server.clone()),
+            ("--api-server-ca", mesh.api_server_ca.as_ref().map(|path| path.display().to_string())),
             ("--name", self.machines.name.clone()),
             ("--name-prefix", usual(&self.machines.name_prefix, "")),
         ];
