@@ -1,9 +1,14 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
+mod bearings;
 mod chronicle;
+mod claims;
 mod facts;
 mod identity;
+mod machine;
 mod plan;
+mod registration;
+mod reload;
 mod rooms;
 mod roots;
 mod signals;
@@ -16,7 +21,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub use machine::machine;
 pub use plan::{CapturePlan, FactsPlan, Plan, PlanError, RegistrationPlan, plan};
+pub use reload::Configuration;
 pub use start::StartError;
 
 use crate::base::tasks::{Ended, Tasks};
@@ -24,14 +31,13 @@ use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
 use crate::status::{Board, Order};
+use signals::Told;
 
 /// A running agent.
 pub struct Agent {
     paths: Paths,
     tasks: Tasks,
-    ends: mpsc::UnboundedReceiver<Ended>,
-    orders: mpsc::Receiver<Order>,
-    signals: signals::Signals,
+    hears: Hears,
     board: Arc<Board>,
     proxy: envoy::Handle,
     leaving: Leaving,
@@ -39,6 +45,15 @@ pub struct Agent {
     /// Held as long as the agent runs: there is one for a root directory.
     #[expect(dead_code, reason = "held, not read")]
     lock: File,
+}
+
+/// What the agent obeys.
+struct Hears {
+    ends: mpsc::UnboundedReceiver<Ended>,
+    orders: mpsc::Receiver<Order>,
+    signals: signals::Signals,
+    /// Has the configuration read again.
+    reload: mpsc::Sender<()>,
 }
 
 /// What the way out needs.
@@ -74,16 +89,26 @@ impl Agent {
     /// Waits for a reason to end. It can be dropped and called again.
     pub async fn reason(&mut self) -> Reason {
         loop {
+            let Hears { ends, orders, signals, .. } = &mut self.hears;
             tokio::select! {
-                () = self.signals.stop() => return Reason::Stop,
-                Some(ended) = self.ends.recv() => return Reason::Broken(ended),
-                Some(order) = self.orders.recv() => match order {
+                signal = signals.next() => match signal {
+                    Told::Stop => return Reason::Stop,
+                    Told::Reload => self.reload(),
+                },
+                Some(ended) = ends.recv() => return Reason::Broken(ended),
+                Some(order) = orders.recv() => match order {
                     Order::Stop => return Reason::Stop,
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
+                    Order::Reload => self.reload(),
                 },
             }
         }
+    }
+
+    /// Of two orders in one moment one is enough.
+    fn reload(&self) {
+        let _full = self.hears.reload.try_send(());
     }
 }
 

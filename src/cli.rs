@@ -13,6 +13,7 @@ mod leave;
 mod logs;
 mod options;
 mod progress;
+mod reload;
 mod run;
 mod screen;
 mod service;
@@ -48,6 +49,8 @@ enum Command {
     Status(status::Args),
     /// Wait until the agent has reached a state
     Wait(wait::Args),
+    /// Have the running agent read its configuration again (as SIGHUP does)
+    Reload,
     /// Take this machine out of the mesh and remove all that join and run made
     Leave(leave::Args),
     /// Make or show join bundles (for the cluster's operator)
@@ -82,6 +85,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Status(args) => status::run(&cli.global, &args),
         Command::Wait(args) => wait::run(&cli.global, &args),
+        Command::Reload => reload::run(&cli.global),
         Command::Leave(args) => leave::run(&cli.global, &args),
         Command::Bundle(command) => bundle::run(command),
         Command::Capture(command) => capture::run(&cli.global, &command),

@@ -10,6 +10,7 @@ mod apply;
 mod ca;
 mod cloud;
 mod csr;
+mod discovery;
 mod faults;
 mod join;
 mod kube;
@@ -21,6 +22,7 @@ mod seen;
 mod store;
 mod tls;
 mod token;
+mod watch;
 mod workload_api;
 
 #[cfg(test)]
@@ -48,7 +50,7 @@ use rcgen::{DistinguishedName, DnType, KeyPair};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{self, SharedClock};
@@ -156,9 +158,9 @@ pub(crate) struct State {
     stranger: Authority,
     tokens: Tokens,
     faults: Faults,
-    seen: watch::Sender<Seen>,
+    seen: Sender<Seen>,
     /// Counts pushes; every stream answers again at each.
-    pushes: watch::Sender<u64>,
+    pushes: Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
     permissions: permissions::Permissions,
@@ -391,7 +393,7 @@ impl Mesh {
     /// Lets a service account read and write WorkloadEntries of its namespace, and make tokens for
     /// itself.
     pub fn grant(&self, namespace: &str, account: &str) {
-        let verbs = ["get", "list", "create", "update", "patch", "delete"];
+        let verbs = ["get", "list", "watch", "create", "update", "patch", "delete"];
         self.grant_verbs(namespace, account, &verbs, Resource::WorkloadEntries.plural());
         let own = format!("serviceaccounts/token {account}");
         self.grant_verbs(namespace, account, &["create"], &own);
@@ -417,7 +419,7 @@ impl Mesh {
 
     /// The certificate requests, by name, and all changes.
     #[must_use]
-    pub fn requests(&self) -> watch::Receiver<BTreeMap<String, Value>> {
+    pub fn requests(&self) -> Receiver<BTreeMap<String, Value>> {
         self.state.requests.names()
     }
 
@@ -510,8 +512,8 @@ impl State {
             stranger: Authority::new("stranger", now, options.intermediate)?,
             tokens: Tokens::new(),
             faults: Faults::default(),
-            seen: watch::Sender::default(),
-            pushes: watch::Sender::default(),
+            seen: Sender::default(),
+            pushes: Sender::default(),
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
             permissions: permissions::Permissions::default(),

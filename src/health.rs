@@ -97,15 +97,26 @@ pub struct HttpProbe {
     pub headers: Vec<(String, String)>,
 }
 
+/// What the checks follow.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Whether the proxy can take traffic.
+    pub proxy: watch::Receiver<bool>,
+    /// The machine's address, which takes the place of the configuration's.
+    pub target: watch::Receiver<IpAddr>,
+}
+
 /// Checks until `stop`. The proxy comes first: without it the application is out of reach, however
 /// well it is.
 pub async fn watch(
-    config: Config,
-    mut proxy: watch::Receiver<bool>,
+    mut config: Config,
+    inputs: Inputs,
     report: watch::Sender<State>,
     clock: SharedClock,
     stop: CancellationToken,
 ) {
+    let Inputs { mut proxy, mut target } = inputs;
+    config.target = *target.borrow_and_update();
     let mut report = Report::new(&config, report, clock);
     let checks = async {
         let start = Instant::now() + config.initial_delay;
@@ -134,7 +145,13 @@ pub async fn watch(
                 changed = proxy.changed() => if changed.is_err() {
                     return std::future::pending().await;
                 },
-                _ = next.tick() => report.checked(check(&config).await),
+                _ = next.tick() => {
+                    if target.has_changed().unwrap_or(false) {
+                        config.target = *target.borrow_and_update();
+                        report.describe(&config);
+                    }
+                    report.checked(check(&config).await);
+                }
             }
         }
     };

@@ -9,8 +9,8 @@ mod kubeconfig;
 mod watch;
 
 pub use auth::Auth;
-pub use client::{Client, IssuedToken, Object};
-pub use error::{KubeError, Verb};
+pub use client::{Client, IssuedToken, Object, Version};
+pub use error::{FieldConflict, KubeError, Verb};
 pub use kubeconfig::{Chosen, KubeconfigError, Kubeconfigs, from_kubeconfig, from_kubeconfigs};
 pub use watch::{Watch, WatchEvent};
 

@@ -1,21 +1,25 @@
 //! What this host is, and what its cloud says of it. It reports, and decides nothing.
 
 mod addresses;
+mod changes;
 mod cloud;
 mod fact;
 mod facts;
 mod host;
 mod instance_data;
+mod machine_id;
 mod metadata;
 mod record;
 mod survey;
 mod template;
 
 pub use addresses::{addresses, host_name, interface_addresses};
+pub use changes::NetworkChanges;
 pub use cloud::{Provider, Told, ask, aws_document, azure_compute, gcp_name};
 pub use fact::{Fact, UnknownFact};
 pub use facts::{Cloud, Facts, Host};
 pub use instance_data::parse as cloud_init;
+pub use machine_id::machine_id;
 pub use metadata::MetadataError;
 pub use record::{Record, RecordError};
 pub use survey::{Survey, survey};

@@ -1,14 +1,23 @@
 //! The machine's WorkloadEntry: wanted, found, applied, removed; or left to istiod.
 
+mod course;
 mod direct;
 mod entry;
+mod fields;
+mod machine;
+mod sweep;
+mod tenant;
+mod told;
 
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-pub use direct::{Direct, RemoveError};
-pub use entry::{FIELD_MANAGER, entry, object};
+pub use direct::{Config, Direct, RegisterError, RemoveError, Standing};
+pub use entry::{MANAGED_BY, entry, object};
+pub use machine::{MACHINE, Machine};
+pub use sweep::Sweep;
+pub use told::Told;
 
 use crate::base::backoff::Retry;
 use crate::base::clock;
@@ -56,7 +65,22 @@ pub struct RegistrationState {
     /// Since when, RFC 3339.
     #[serde(serialize_with = "clock::serialize_time")]
     pub since: Option<SystemTime>,
-    /// Why it does not stand.
+    /// Our name towards Kubernetes' field ownership, where we write the entry.
+    pub manager: Option<String>,
+    /// When it was applied last, RFC 3339.
+    #[serde(serialize_with = "clock::serialize_time")]
+    pub applied_at: Option<SystemTime>,
+    /// How often it was applied.
+    pub applies: u64,
+    /// How often it was found otherwise than it was applied.
+    pub drift: u64,
+    /// How often others were found to hold fields of ours.
+    pub conflicts: u64,
+    /// The fields that others hold now.
+    pub contested: Vec<String>,
+    /// Whether the API server tells at once what happens to it.
+    pub watching: bool,
+    /// Why it does not stand, or is not as it should be.
     pub trouble: Option<Trouble>,
 }
 
@@ -66,7 +90,22 @@ impl RegistrationState {
     pub fn new(mode: Mode, namespace: String, name: String) -> Self {
         let off = mode == Mode::None;
         let phase = if off { RegistrationPhase::Off } else { RegistrationPhase::Pending };
-        Self { mode, namespace, name, phase, registered: false, since: None, trouble: None }
+        Self {
+            mode,
+            namespace,
+            name,
+            phase,
+            registered: false,
+            since: None,
+            manager: None,
+            applied_at: None,
+            applies: 0,
+            drift: 0,
+            conflicts: 0,
+            contested: Vec::new(),
+            watching: false,
+            trouble: None,
+        }
     }
 
     /// Whether nothing more has to happen before the machine can be called ready.
@@ -92,6 +131,14 @@ impl RegistrationState {
             self.phase = RegistrationPhase::Failed;
         }
         self.trouble = Some(trouble);
+    }
+
+    /// The entry is not ours, or not ours any more.
+    pub fn lost(&mut self, trouble: Trouble) {
+        self.registered = false;
+        self.since = None;
+        self.contested.clear();
+        self.failed(trouble);
     }
 
     /// In the mode `istiod`: istiod registers a machine before its first answer on the stream, and

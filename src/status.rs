@@ -10,12 +10,12 @@ mod model;
 mod scrape;
 
 pub use admin::serve as serve_admin;
-pub use client::{AskError, ask, order};
+pub use client::{AskError, Wish, ask, order};
 pub use credential::{CredentialView, RungView};
 pub use http::{Config, serve};
 pub use model::{
-    Board, Condition, ControlPlaneView, IdentityView, Phase, SCHEMA, SdsView, Snapshot, Timings,
-    WorkloadView,
+    Board, Condition, ConfigurationState, ControlPlaneView, IdentityView, Phase, SCHEMA, SdsView,
+    Snapshot, Timings, WorkloadView,
 };
 pub use scrape::Sources;
 
@@ -35,6 +35,8 @@ pub struct Desk {
 pub enum Order {
     /// Take the proxy out of traffic, and stay.
     Drain,
+    /// Read the configuration again.
+    Reload,
     /// Drain, then stop.
     Stop,
     /// Stop without draining.

@@ -30,11 +30,16 @@
 //! has taken note itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the
 //! proxy would never learn which of its ports speak HTTP, and policies for HTTP would deny all.
 //!
+//! *What the machine says of itself* may change while Envoy runs: [`Claims`] then take the place of
+//! what Envoy's node says, and istiod hears them in a new stream, since it looks at the node of a
+//! stream's first request only.
+//!
 //! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
 //! so that a peer which does not read never keeps the relay from reading the other one.
 
 mod exchange;
 mod frames;
+mod node;
 mod service;
 mod session;
 mod shared;
@@ -47,6 +52,7 @@ use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use state::{Phase, TypeCount, UpstreamState};
 pub use upstream::{DialFailure, Line, Upstream};
@@ -56,6 +62,7 @@ use crate::base::tasks::Tasks;
 use crate::base::uds::Peers;
 use crate::controlplane::Dialer;
 use crate::proto::nds::NameTable;
+use crate::workload::Workload;
 use shared::Shared;
 
 /// How the relay is to behave.
@@ -75,6 +82,30 @@ pub struct Inputs {
     /// Istiod may be dialled once this is true, as istiod registers the workload at the first
     /// stream.
     pub admission: watch::Receiver<bool>,
+    /// What the machine says of itself; each change of it ends the stream to istiod and opens
+    /// another.
+    pub claims: watch::Receiver<Claims>,
+}
+
+/// What the machine says of itself to istiod.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// Who it is, where that is no longer what Envoy was started with.
+    pub workload: Option<Arc<Workload>>,
+    /// When istiod may hear it.
+    pub opening: Opening,
+}
+
+/// When the next stream to istiod may be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// Not before this moment: istiod still has to forget something.
+    At(Instant),
+    /// Not before that changes.
+    Closed,
+    /// At once.
+    #[default]
+    Now,
 }
 
 /// The workload's health as told to istiod.

@@ -10,207 +10,21 @@
     reason = "a test"
 )]
 
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod bed;
 
+use std::path::Path;
+use std::time::Duration;
+
+use bed::{Bed, channel, trouble};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use vm_agent::devmesh::{Fault, Mesh, Options};
-use vm_agent::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use vm_agent::proto::discovery::{DeltaDiscoveryRequest, Node};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
 #[path = "agent/sources.rs"]
 mod sources;
 
-const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
-const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-
-struct Bed {
-    mesh: Mesh,
-    root: tempfile::TempDir,
-    agent: Option<Child>,
-}
-
-impl Bed {
-    async fn new() -> Self {
-        let bed = Self {
-            mesh: Mesh::start(Options::default()).await.unwrap(),
-            root: tempfile::tempdir().unwrap(),
-            agent: None,
-        };
-        bed.mesh.add_group("vms/client");
-        std::fs::create_dir_all(bed.path("etc/vm-agent")).unwrap();
-        std::fs::create_dir_all(bed.path("var/lib/vm-agent")).unwrap();
-        std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
-        bed.write_token("istio-ca", 3600);
-        bed
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn write_token(&self, audience: &str, life: u64) {
-        let token = self.mesh.token("vms", "client", audience, Duration::from_secs(life));
-        std::fs::write(self.path("var/lib/vm-agent/istio-token"), token).unwrap();
-    }
-
-    /// Starts the agent with these settings over the usual ones.
-    fn run(&mut self, settings: Value) {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut config = json!({
-            "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},
-            "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
-            "credential": {"tokenFile": "istio-token"},
-            "identity": {"ttl": "60s"},
-            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free()},
-            "status": {"address": "127.0.0.1", "port": free()},
-        });
-        for (section, values) in settings.as_object().unwrap() {
-            config[section]
-                .as_object_mut()
-                .map(|map| map.extend(values.as_object().unwrap().clone()))
-                .unwrap_or_else(|| config[section] = values.clone());
-        }
-        std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let agent = Command::new(AGENT)
-            .arg("--root")
-            .arg(self.root.path())
-            .arg("run")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.agent = Some(agent.unwrap());
-    }
-
-    fn status(&self) -> Option<Value> {
-        let output = Command::new(AGENT)
-            .arg("--root")
-            .arg(self.root.path())
-            .args(["status", "--json"])
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout).ok()
-    }
-
-    /// Asks for the status until it is as wanted.
-    async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + Duration::from_secs(60);
-        let mut last = None;
-        while Instant::now() < end {
-            last = self.status();
-            if let Some(status) = last.as_ref().filter(|status| wanted(status)) {
-                return status.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-        panic!("not {what}: {last:#?}\n{log}");
-    }
-
-    async fn stop(&mut self) -> i32 {
-        let mut agent = self.agent.take().unwrap();
-        let pid = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        tokio::task::spawn_blocking(move || agent.wait().unwrap().code().unwrap()).await.unwrap()
-    }
-
-    /// Opens a configuration stream as the proxy does, and answers what comes.
-    async fn proxy(&self, service_account: &str) -> mpsc::Sender<DeltaDiscoveryRequest> {
-        let mut client = AggregatedDiscoveryServiceClient::new(
-            channel(&self.path("run/vm-agent/xds.sock")).await,
-        );
-        let (requests, stream) = mpsc::channel(8);
-        requests
-            .send(DeltaDiscoveryRequest {
-                node: Some(node(service_account)),
-                type_url: LISTENERS.to_owned(),
-                ..Default::default()
-            })
-            .await
-            .unwrap();
-        let acks = requests.clone();
-        tokio::spawn(async move {
-            let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
-            else {
-                return;
-            };
-            let mut answers = answers.into_inner();
-            while let Some(Ok(answer)) = answers.next().await {
-                let ack = DeltaDiscoveryRequest {
-                    type_url: answer.type_url,
-                    response_nonce: answer.nonce,
-                    ..Default::default()
-                };
-                if acks.send(ack).await.is_err() {
-                    return;
-                }
-            }
-        });
-        requests
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        if let Some(agent) = &mut self.agent {
-            agent.kill().ok();
-            agent.wait().ok();
-        }
-        if let Ok(note) = std::fs::read_to_string(self.path("run/vm-agent/envoy.pid"))
-            && let Some(pid) = note.split_whitespace().next().and_then(|pid| pid.parse().ok())
-        {
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGKILL,
-            )
-            .ok();
-        }
-    }
-}
-
-async fn channel(socket: &Path) -> tonic::transport::Channel {
-    tonic::transport::Endpoint::try_from(format!("unix:{}", socket.display()))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap()
-}
-
-fn node(service_account: &str) -> Node {
-    let text = |value: &str| prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
-    };
-    let fields = [
-        ("NAMESPACE", "vms"),
-        ("SERVICE_ACCOUNT", service_account),
-        ("AUTO_REGISTER_GROUP", "client"),
-        ("INSTANCE_IPS", "127.0.0.1"),
-    ];
-    let fields = fields.map(|(name, value)| (name.to_owned(), text(value))).into();
-    Node {
-        id: "sidecar~127.0.0.1~vm1.vms~vms".to_owned(),
-        metadata: Some(prost_types::Struct { fields }),
-        ..Default::default()
-    }
-}
-
 fn valid(status: &Value) -> bool {
     status["identity"]["valid"] == true
-}
-
-fn trouble(status: &Value, room: &str) -> String {
-    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-    let found = conditions.iter().find(|condition| condition["room"] == room);
-    found.map(|condition| condition["what"].to_string()).unwrap_or_default()
 }
 
 #[tokio::test]

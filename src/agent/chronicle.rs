@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::plan::entry_name;
 use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
@@ -35,7 +36,7 @@ impl Chronicle {
         (Self { started, registration, timings, manager, last: None }, registered, times)
     }
 
-    /// Follows for ever. Istiod is admitted once the entry stands, or at once where istiod itself
+    /// Follows for ever. Istiod is admitted while the entry stands, or always where istiod itself
     /// makes it.
     pub(super) async fn run(
         mut self,
@@ -81,13 +82,15 @@ impl Chronicle {
             None => {
                 let upstream = board.upstream.borrow().clone();
                 let answered = upstream.phase == xds::Phase::Connected;
+                let name = entry_name(self.registration.borrow().mode, &board.workload.borrow());
                 self.registration.send_modify(|state| {
+                    state.name = name;
                     state.follow_stream(answered, upstream.trouble.as_ref(), now);
                 });
             }
         }
         let may_dial = direct.is_none() || self.registration.borrow().registered;
-        admission.send_if_modified(|open| !std::mem::replace(open, *open || may_dial) && may_dial);
+        admission.send_if_modified(|open| std::mem::replace(open, may_dial) != may_dial);
         let snapshot = board.snapshot();
         self.note_times(board, snapshot.ready);
         self.tell(&snapshot);

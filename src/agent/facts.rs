@@ -20,8 +20,7 @@ use crate::workload::Address;
 pub(super) fn follow(
     tasks: &Tasks,
     plan: FactsPlan,
-    address: Address,
-    kept_in: PathBuf,
+    (address, kept_in): (Address, PathBuf),
     clock: &SharedClock,
 ) -> watch::Receiver<FactsState> {
     let (state, shown) = watch::channel(plan.state.clone());

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::base::clock::{SharedClock, SkewGauge};
 use crate::capture::Interception;
-use crate::config::{Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
+use crate::config::{self, Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
 use crate::controlplane::{self, Dialer, Endpoint};
 use crate::credential::{self as ladder, Ladder};
 use crate::dns;
@@ -66,6 +66,7 @@ pub struct Plan {
 }
 
 /// How the WorkloadEntry is written.
+#[derive(Clone, Debug)]
 pub struct RegistrationPlan {
     /// By whom.
     pub mode: Mode,
@@ -77,6 +78,12 @@ pub struct RegistrationPlan {
     pub remove_on_stop: bool,
     /// How long others have to hear that the machine is leaving before its proxy drains.
     pub leave_delay: Duration,
+    /// After which absence another machine has lost its name to this one.
+    pub take_over_after: Duration,
+    /// After which absence entries of siblings are removed; `None` for never.
+    pub remove_stale_after: Option<Duration>,
+    /// How long istiod keeps the entry of a machine whose stream has ended.
+    pub grace: Duration,
 }
 
 /// Why there is no plan.
@@ -191,7 +198,7 @@ pub async fn plan(
 
 /// Probes that name no host go to the machine's first address that is really here: the one that
 /// others use may be a gateway's.
-fn checks(settings: &Settings, workload: &Workload) -> health::Config {
+pub(super) fn checks(settings: &Settings, workload: &Workload) -> health::Config {
     let here = platform::interface_addresses();
     let mut own = workload.instance_ips.iter().copied();
     let own = own.find(|ip| here.iter().any(|(_, address)| address == ip));
@@ -240,28 +247,62 @@ async fn workload(
 ) -> Result<(Workload, FactsPlan), PlanError> {
     let wanted = &settings.workload;
     let found = platform::addresses();
+    let way = Way { discovery, id: &id, clock };
     let own = async {
         if wanted.has_address() {
             return None;
         }
-        Some(own_address(discovery, &id, clock, &found).await)
+        Some(own_address(&way, &found, None).await)
     };
     let (own, facts) = tokio::join!(own, facts::gather(wanted, paths, clock));
     let known = &facts.state.facts;
     let unfilled = |source| PlanError::Facts { source, why: facts.lack() };
     let address = match (wanted.said_address(known).map_err(unfilled)?, own) {
         (None, Some(own)) => Address::Ip(own?),
-        (None, None) => Address::Ip(own_address(discovery, &id, clock, &found).await?),
+        (None, None) => Address::Ip(own_address(&way, &found, None).await?),
         (Some(address), _) => address,
     };
     let wanted = wanted.complete(known, &address).map_err(unfilled)?;
-    let mut instance_ips = wanted.instance_ips.clone();
+    let name = wanted.name.clone().or_else(platform::host_name);
+    let name = name.unwrap_or_else(|| "vm".to_owned());
+    Ok((whole(wanted, (name, id), address, found), facts))
+}
+
+/// Who the machine is by its settings and addresses now, while the agent runs. It keeps its name,
+/// and, while nobody can tell the way to istiod, its address.
+///
+/// # Errors
+/// When it has no address, or its settings cannot be completed by the facts that are known.
+pub(super) async fn workload_now(
+    settings: &Settings,
+    known: &platform::Facts,
+    way: &Way<'_>,
+    before: &Workload,
+) -> Result<Workload, PlanError> {
+    let wanted = &settings.workload;
+    let found = platform::addresses();
+    let unfilled = |source| PlanError::Facts { source, why: None };
+    let address = match wanted.said_address(known).map_err(unfilled)? {
+        Some(address) => address,
+        None => Address::Ip(own_address(way, &found, before.address.ip()).await?),
+    };
+    let wanted = wanted.complete(known, &address).map_err(unfilled)?;
+    Ok(whole(wanted, (before.name.clone(), before.id.clone()), address, found))
+}
+
+fn whole(
+    wanted: config::Workload,
+    (name, id): (String, SpiffeId),
+    address: Address,
+    found: Vec<IpAddr>,
+) -> Workload {
+    let mut instance_ips = wanted.instance_ips;
     if instance_ips.is_empty() {
         instance_ips.extend(address.ip());
         instance_ips.extend(found.into_iter().filter(|ip| Some(*ip) != address.ip()));
     }
-    let workload = Workload {
-        name: wanted.name.or_else(platform::host_name).unwrap_or_else(|| "vm".to_owned()),
+    Workload {
+        name,
         id,
         group: wanted.group,
         address,
@@ -271,22 +312,28 @@ async fn workload(
         network: wanted.network,
         locality: wanted.locality,
         weight: wanted.weight,
-    };
-    Ok((workload, facts))
+    }
 }
 
 fn because(why: &Option<String>) -> String {
     why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
 }
 
-/// The source address of the route to istiod; with istiod's name unresolvable, the first address
-/// of an interface.
+/// The way to istiod.
+pub(super) struct Way<'a> {
+    pub(super) discovery: &'a controlplane::Config,
+    pub(super) id: &'a SpiffeId,
+    pub(super) clock: &'a SharedClock,
+}
+
+/// The source address of the route to istiod; with istiod's name unresolvable, the one from before
+/// while it is there, else the first address of an interface.
 async fn own_address(
-    discovery: &controlplane::Config,
-    id: &SpiffeId,
-    clock: &SharedClock,
+    way: &Way<'_>,
     found: &[IpAddr],
+    before: Option<IpAddr>,
 ) -> Result<IpAddr, PlanError> {
+    let Way { discovery, id, clock } = *way;
     let tokens = ladder::Config::without_tokens(id.clone());
     let tokens = Ladder::new(tokens, None, clock.clone());
     let dialer = Dialer::new(discovery.clone(), tokens, watch::channel(None).1, clock.clone());
@@ -297,7 +344,8 @@ async fn own_address(
         },
         Err(error) => crate::base::trouble::chain(&error),
     };
-    found.first().copied().ok_or(PlanError::Address { why })
+    let kept = before.filter(|ip| found.contains(ip));
+    kept.or_else(|| found.first().copied()).ok_or(PlanError::Address { why })
 }
 
 fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
@@ -317,19 +365,31 @@ fn kubernetes(settings: &Settings) -> Result<Option<kube::Config>, PlanError> {
 
 fn registration(settings: &Settings, workload: &Workload) -> RegistrationPlan {
     let wanted = &settings.registration;
-    let (mode, name) = match wanted.mode {
-        RegistrationMode::Istiod => {
-            let ip = workload.instance_ips.first().copied();
-            let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            let group = workload.group.as_deref().unwrap_or_default();
-            (Mode::Istiod, auto_registered_name(group, ip, &workload.network))
-        }
-        RegistrationMode::Kubernetes => (Mode::Kubernetes, workload.name.clone()),
-        RegistrationMode::None => (Mode::None, workload.name.clone()),
+    let mode = match wanted.mode {
+        RegistrationMode::Istiod => Mode::Istiod,
+        RegistrationMode::Kubernetes => Mode::Kubernetes,
+        RegistrationMode::None => Mode::None,
     };
-    let (force, remove_on_stop) = (wanted.force, wanted.remove_on_stop);
-    let leave_delay = wanted.leave_delay;
-    RegistrationPlan { mode, name, force, remove_on_stop, leave_delay }
+    RegistrationPlan {
+        mode,
+        name: entry_name(mode, workload),
+        force: wanted.force,
+        remove_on_stop: wanted.remove_on_stop,
+        leave_delay: wanted.leave_delay,
+        take_over_after: wanted.take_over_after,
+        remove_stale_after: Some(wanted.remove_stale_after).filter(|after| !after.is_zero()),
+        grace: wanted.grace_period,
+    }
+}
+
+/// The name of the machine's entry.
+pub(super) fn entry_name(mode: Mode, workload: &Workload) -> String {
+    if mode != Mode::Istiod {
+        return workload.name.clone();
+    }
+    let ip = workload.instance_ips.first().copied();
+    let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    auto_registered_name(workload.group.as_deref().unwrap_or_default(), ip, &workload.network)
 }
 
 /// The limit of each step of a dial to the control plane.

@@ -81,11 +81,11 @@ pub(super) fn names(
 pub(super) fn health(
     tasks: &Tasks,
     config: health::Config,
-    proxy: watch::Receiver<bool>,
+    inputs: health::Inputs,
     clock: &SharedClock,
 ) -> watch::Receiver<health::State> {
     let (state, shown) = watch::channel(health::State::default());
-    let checks = health::watch(config, proxy, state, clock.clone(), tasks.stop_signal());
+    let checks = health::watch(config, inputs, state, clock.clone(), tasks.stop_signal());
     tasks.critical("health", never_ends(checks));
     shown
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,9 +10,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::bearings::Bearings;
 use super::chronicle::Chronicle;
+use super::registration::Registration;
+use super::reload::{Configuration, Reload};
 use super::signals::Signals;
-use super::{Agent, CapturePlan, Leaving, Plan, RegistrationPlan, facts, identity, rooms, roots};
+use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::{self, FileError};
 use crate::base::tasks::Tasks;
@@ -22,11 +25,11 @@ use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::Supervisor;
+use crate::health;
 use crate::kube::{Client, KubeError};
-use crate::registry::{Direct, Mode, RegistrationState};
 use crate::sds;
 use crate::secrets::Vault;
-use crate::status::{self, Board, Desk};
+use crate::status::{self, Board, ConfigurationState, Desk};
 use crate::workload::Workload;
 use crate::xds::{self, Relay};
 
@@ -80,11 +83,15 @@ struct Doors {
 }
 
 impl Agent {
-    /// Starts an agent.
+    /// Starts an agent by the plan that was made of this configuration.
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
-    pub async fn start(mut plan: Plan, clock: SharedClock) -> Result<Self, StartError> {
+    pub async fn start(
+        mut plan: Plan,
+        configuration: Configuration,
+        clock: SharedClock,
+    ) -> Result<Self, StartError> {
         join_proxy_group(plan.capture.as_ref())?;
         let doors = open_doors(&plan).await?;
         let (tasks, ends) = Tasks::new();
@@ -94,27 +101,29 @@ impl Agent {
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
         let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
         let ca = dialer.with_trust(trust);
-        let (relay, says) = open_relay(&plan, ca.towards(&plan.discovery), &clock, &tasks);
-        let Plan { paths, workload, registration, envoy, discovery, capture, .. } = plan;
-        let wanted = wanted(&registration, &workload);
-        let (remove, delay) = (registration.remove_on_stop, registration.leave_delay);
-        let direct = direct(kube.as_ref(), &workload, &registration, &clock);
+        let who = follow(&tasks, &plan, configuration, &clock);
+        let registration = Registration::open(&plan, kube.clone(), who.workload.clone(), &clock)?;
+        let claims = registration.first_claims();
+        let (relay, says) = open_relay(&plan, claims, ca.towards(&plan.discovery), &clock, &tasks);
+        let Plan { paths, envoy, discovery, capture, .. } = plan;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
         let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), &clock);
         let names = rooms::names(&tasks, plan.names, doors.names, relay.name_table(), &clock);
-        let health = rooms::health(&tasks, plan.health, up, &clock);
+        let health = health::Inputs { proxy: up, target: who.target };
+        let health = rooms::health(&tasks, plan.health, health, &clock);
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
-        let (chronicle, registered, timings) = Chronicle::new(wanted);
-        let known = plan.facts;
-        let known = facts::follow(&tasks, known, workload.address.clone(), paths.facts(), &clock);
+        let (chronicle, registered, timings) = Chronicle::new(registration.wanted());
+        let known =
+            facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
         let board = Arc::new(Board {
             clock,
             skew: plan.secrets.skew,
             started: Instant::now(),
-            workload,
+            workload: who.workload,
+            configuration: who.configuration,
             facts: known,
             endpoint: discovery.endpoint.to_string(),
             identity: vault.subscribe(),
@@ -133,17 +142,35 @@ impl Agent {
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
         identity::keep(&tasks, &vault, ca, kube.as_ref())?;
-        let registrar = register(&tasks, direct.as_ref());
-        let seen = direct.as_ref().map(|direct| direct.state());
-        let chronicle = chronicle.run(Arc::clone(&board), seen, says.admission);
+        let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
         // Not a child of the group's stop: it ends last, by its own handle.
         tasks.detached("proxy", supervisor.run());
-        let leaving = Leaving { remove, delay, registration: direct, registrar, capture };
-        let (signals, lock) = (doors.signals, doors.lock);
-        Ok(Self { paths, tasks, ends, orders, signals, board, proxy, leaving, draining, lock })
+        let leaving = registration.run(&tasks, says.claims, relay.state(), capture);
+        let hears = Hears { ends, orders, signals: doors.signals, reload: who.reload };
+        Ok(Self { paths, tasks, hears, board, proxy, leaving, draining, lock: doors.lock })
     }
+}
+
+/// Who the machine is, while that may change.
+struct Who {
+    workload: watch::Receiver<Arc<Workload>>,
+    target: watch::Receiver<IpAddr>,
+    configuration: watch::Receiver<ConfigurationState>,
+    reload: mpsc::Sender<()>,
+}
+
+fn follow(tasks: &Tasks, plan: &Plan, configuration: Configuration, clock: &SharedClock) -> Who {
+    let (workload, seen) = watch::channel(Arc::new(plan.workload.clone()));
+    let (target, aimed) = watch::channel(plan.health.target);
+    let (reload, configuration) = Reload::new(configuration, Arc::clone(clock));
+    let (order, ordered) = mpsc::channel(1);
+    let (discovery, clock) = (plan.discovery.clone(), Arc::clone(clock));
+    let facts = plan.facts.state.facts.clone();
+    let bearings = Bearings { reload, discovery, facts, clock, workload, target };
+    tasks.spawn("bearings", bearings.run(ordered));
+    Who { workload: seen, target: aimed, configuration, reload: order }
 }
 
 /// The one client of the Kubernetes API, where there is one.
@@ -192,15 +219,23 @@ fn serve_proxy(
 struct Says {
     health: watch::Sender<Option<xds::Health>>,
     admission: watch::Sender<bool>,
+    claims: watch::Sender<xds::Claims>,
 }
 
-fn open_relay(plan: &Plan, line: Dialer, clock: &SharedClock, tasks: &Tasks) -> (Relay, Says) {
+fn open_relay(
+    plan: &Plan,
+    claims: xds::Claims,
+    line: Dialer,
+    clock: &SharedClock,
+    tasks: &Tasks,
+) -> (Relay, Says) {
     let (admission, admitted) = watch::channel(false);
     let (health, healthy) = watch::channel(None);
-    let inputs = xds::Inputs { health: healthy, admission: admitted };
+    let (claims, claimed) = watch::channel(claims);
+    let inputs = xds::Inputs { health: healthy, admission: admitted, claims: claimed };
     let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
-    (relay, Says { health, admission })
+    (relay, Says { health, admission, claims })
 }
 
 /// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
@@ -227,38 +262,11 @@ fn open_desk(
     taken
 }
 
-/// Keeps the WorkloadEntry, where that is ours to do.
-fn register(tasks: &Tasks, direct: Option<&Arc<Direct>>) -> Tasks {
-    let registrar = tasks.child();
-    if let Some(direct) = direct {
-        let (direct, stop) = (Arc::clone(direct), registrar.stop_signal());
-        registrar.critical("registration", never_ends(async move { direct.run(stop).await }));
-    }
-    registrar
-}
-
-fn wanted(registration: &RegistrationPlan, workload: &Workload) -> RegistrationState {
-    let namespace = workload.id.namespace().to_string();
-    RegistrationState::new(registration.mode, namespace, registration.name.clone())
-}
-
 pub(super) async fn never_ends(
     task: impl Future<Output = ()>,
 ) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
-}
-
-/// Our own hand on the WorkloadEntry, in the mode `kubernetes`.
-fn direct(
-    kube: Option<&Arc<Client>>,
-    workload: &Workload,
-    registration: &RegistrationPlan,
-    clock: &SharedClock,
-) -> Option<Arc<Direct>> {
-    let kube = kube.filter(|_| registration.mode == Mode::Kubernetes)?;
-    let direct = Direct::new(Arc::clone(kube), workload, registration.force, Arc::clone(clock));
-    Some(Arc::new(direct))
 }
 
 fn proxy_peers(envoy: &crate::envoy::Config) -> Peers {

@@ -46,7 +46,7 @@ impl Agent {
         }
         tokio::select! {
             () = tokio::time::sleep(self.leaving.delay) => {}
-            () = self.signals.stop() => tracing::warn!("Asked again: not waiting for the others."),
+            () = self.hears.signals.stop() => tracing::warn!("Asked again: not waiting for the others."),
         }
     }
 
@@ -57,7 +57,7 @@ impl Agent {
         let proxy = self.proxy.clone();
         tokio::select! {
             () = proxy.stop() => {}
-            () = self.signals.stop() => {
+            () = self.hears.signals.stop() => {
                 tracing::warn!("Asked again: ending the proxy without waiting.");
                 proxy.kill().await;
             }

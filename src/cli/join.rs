@@ -13,9 +13,9 @@ use super::options::{Global, Overrides};
 use super::progress::{Progress, Verdict};
 use super::run::{finish, runtime, start};
 use super::{capture, service, settings, status};
-use crate::agent::{Agent, Reason};
+use crate::agent::{Agent, Configuration, Reason};
 use crate::capture::Capture;
-use crate::config::{self, Document, Paths, Settings};
+use crate::config::{self, Document, Paths};
 use crate::join::{Files, Layout, Source};
 
 pub(super) use kubernetes::fresh_bundle;
@@ -43,7 +43,8 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let source = source::read(args.source.as_deref(), &mut progress)?;
     let paths = settings::paths(global);
     let document = source::document(&paths, source.as_ref(), &args.overrides)?;
-    let settings = settings::load(&document, global)?.settings;
+    let loaded = settings::load(&document, global)?;
+    let settings = &loaded.settings;
     if !args.foreground && !service::is_ours(global) {
         let error = anyhow::anyhow!("there is no systemd service vm-agent for this root");
         let hint = "add --foreground, or install the vm-agent package".to_owned();
@@ -55,12 +56,8 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let renew_with =
         source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default().renew_with;
     let files = files(&paths, &document, source)?;
-    let inputs = checks::Inputs {
-        global,
-        settings: &settings,
-        renew_with: &renew_with,
-        foreground: args.foreground,
-    };
+    let inputs =
+        checks::Inputs { global, settings, renew_with: &renew_with, foreground: args.foreground };
     runtime.block_on(checks::all(&inputs, &files, &mut progress))?;
     let layout = Layout::apply(&files).map_err(|error| {
         let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
@@ -69,7 +66,8 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let words = if layout.changed() { "written below" } else { "unchanged below" };
     progress.done("configuration", &format!("{words} {}", paths.config_directory().display()));
     if args.foreground {
-        runtime.block_on(foreground(global, &settings, layout, progress))
+        let configuration = settings::configuration(global, loaded, Overrides::default());
+        runtime.block_on(foreground(global, configuration, layout, progress))
     } else {
         background(global, layout, progress, args.timeout)
     }
@@ -98,11 +96,11 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
 /// Becomes the daemon; what was written is undone when the machine cannot join.
 async fn foreground(
     global: &Global,
-    settings: &Settings,
+    configuration: Configuration,
     layout: Layout,
     mut progress: Progress,
 ) -> Result<(), Failure> {
-    let mut agent = match start(global, settings).await {
+    let mut agent = match start(global, configuration).await {
         Ok(agent) => agent,
         Err(failure) => {
             layout.undo();

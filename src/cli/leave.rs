@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::exit::{Exit, Failure};
 use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime, start_failure};
 use super::screen::{self, Paint, paint};
 use super::{capture, service, settings};
-use crate::agent::StartError;
+use crate::agent::{StartError, machine};
 use crate::base::clock;
 use crate::config::{Loaded, RegistrationMode};
 use crate::join::wipe;
 use crate::kube::Client;
-use crate::registry::{Direct, RemoveError};
-use crate::status;
+use crate::registry::{Config, Direct, RemoveError};
+use crate::status::{self, Wish};
 
 /// Arguments of `leave`.
 #[derive(Debug, clap::Args)]
@@ -54,7 +56,7 @@ fn stop_agent(global: &Global) -> Result<(), Failure> {
         service::disable()?;
     }
     let socket = settings::paths(global).admin_socket();
-    if status::order(&socket).is_err() {
+    if status::order(&socket, Wish::Stop).is_err() {
         return Ok(());
     }
     screen::say("  draining the proxy and stopping the agent …");
@@ -83,7 +85,12 @@ fn deregister(global: &Global) -> Result<(), Failure> {
         let Some(kube) = plan.kube else { return Ok(()) };
         let client = Client::new(kube, Arc::clone(&clock));
         let client = client.map_err(|error| start_failure(StartError::Kube(error)))?;
-        let direct = Direct::new(Arc::new(client), &plan.workload, plan.registration.force, clock);
+        let machine = machine(&plan.paths);
+        let machine = machine.map_err(|error| start_failure(StartError::File(error)))?;
+        let (force, take_over_after) = (plan.registration.force, plan.registration.take_over_after);
+        let config = Config { machine, force, take_over_after };
+        let workload = watch::channel(Arc::new(plan.workload)).1;
+        let direct = Direct::new(Arc::new(client), workload, config, clock);
         direct.remove().await.map_err(|error| {
             let hint = match &error {
                 RemoveError::Kube(error) => error.hint(),

@@ -8,11 +8,11 @@ use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
 use super::settings;
-use crate::agent::{Agent, Plan, PlanError, Reason, StartError, plan};
+use crate::agent::{Agent, Configuration, Plan, PlanError, Reason, StartError, plan};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
-use crate::config::{Loaded, Settings};
+use crate::config::Settings;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -23,10 +23,12 @@ pub(super) struct Args {
 
 pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let document = settings::from_file(global, &args.overrides)?;
-    let Loaded { settings, .. } = settings::load(&document, global)?;
-    logs::start(global, logs::Wanted { level: &settings.log.level, json: settings.log.json });
+    let loaded = settings::load(&document, global)?;
+    let log = &loaded.settings.log;
+    logs::start(global, logs::Wanted { level: &log.level, json: log.json });
+    let configuration = settings::configuration(global, loaded, args.overrides);
     runtime()?.block_on(async {
-        let mut agent = start(global, &settings).await?;
+        let mut agent = start(global, configuration).await?;
         let reason = agent.reason().await;
         finish(agent, reason).await
     })
@@ -40,10 +42,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Starts the agent. A machine whose network is not up yet is waited for.
-pub(super) async fn start(global: &Global, settings: &Settings) -> Result<Agent, Failure> {
+pub(super) async fn start(global: &Global, configuration: Configuration) -> Result<Agent, Failure> {
     let clock = clock::system();
     let plan = loop {
-        match make_plan(global, settings, &clock).await {
+        match make_plan(global, &configuration.loaded.settings, &clock).await {
             Err(error @ PlanError::Address { .. }) => {
                 tracing::warn!(error = chain(&error), "Waiting for the network.");
                 tokio::time::sleep(NETWORK_LOOK).await;
@@ -51,7 +53,7 @@ pub(super) async fn start(global: &Global, settings: &Settings) -> Result<Agent,
             made => break made.map_err(plan_failure)?,
         }
     };
-    Agent::start(plan, clock).await.map_err(start_failure)
+    Box::pin(Agent::start(plan, configuration, clock)).await.map_err(start_failure)
 }
 
 /// The plan for this host.

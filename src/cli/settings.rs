@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use super::exit::{Exit, Failure};
 use super::options::{Global, Overrides};
+use crate::agent::Configuration;
+use crate::base::problem::{Problem, Problems};
 use crate::config::{self, Document, Loaded, Paths};
 
 /// The paths that the global options name.
@@ -47,6 +49,26 @@ pub(super) fn add_environment_and_flags(
         document.set(&flag.path, value, flag.flag);
     }
     Ok(())
+}
+
+/// The settings of a start, which can be read again from the file with the same flags over it.
+pub(super) fn configuration(
+    global: &Global,
+    loaded: Loaded,
+    overrides: Overrides,
+) -> Configuration {
+    let global = global.clone();
+    let read = move || {
+        let document = from_file(&global, &overrides).map_err(problems)?;
+        config::load(&document, &paths(&global))
+    };
+    Configuration { loaded, read: Box::new(read) }
+}
+
+fn problems(failure: Failure) -> Problems {
+    failure.error.downcast().unwrap_or_else(|error: anyhow::Error| {
+        Problems(vec![Problem::new("command line", "", error.to_string())])
+    })
 }
 
 /// Makes settings of a document.

@@ -33,16 +33,18 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
 /// The daemon's status, with the failure that each kind of silence means.
 pub(super) fn ask(global: &Global) -> Result<Value, Failure> {
     let socket = crate::config::Paths::new(&global.root).admin_socket();
-    status::ask(&socket).map_err(|error| {
-        let (exit, hint) = match &error {
-            AskError::Nobody { .. } => {
-                (Exit::NotRunning, "start it with `vm-agent run`, or join with `vm-agent join DIR`")
-            }
-            AskError::Denied { .. } => (Exit::Host, "try it with sudo"),
-            AskError::Broken { .. } => (Exit::Other, "look at the agent's log"),
-        };
-        Failure::new(exit, error).hint(hint.to_owned())
-    })
+    status::ask(&socket).map_err(failure)
+}
+
+pub(super) fn failure(error: AskError) -> Failure {
+    let (exit, hint) = match &error {
+        AskError::Nobody { .. } => {
+            (Exit::NotRunning, "start it with `vm-agent run`, or join with `vm-agent join DIR`")
+        }
+        AskError::Denied { .. } => (Exit::Host, "try it with sudo"),
+        AskError::Broken { .. } => (Exit::Other, "look at the agent's log"),
+    };
+    Failure::new(exit, error).hint(hint.to_owned())
 }
 
 /// The text form: one line a room, then what is wrong.
@@ -71,9 +73,7 @@ fn render(status: &Value) -> String {
     let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
     let line = text(status, "/control_plane/phase");
     row("control plane", format!("{line} {}{peer}", text(status, "/control_plane/endpoint")));
-    let mode = text(status, "/registration/mode");
-    let entry = text(status, "/registration/name");
-    row("registration", format!("{} {entry} (by {mode})", text(status, "/registration/phase")));
+    row("registration", registration(status));
     row("proxy", proxy(status));
     row("capture", capture(status));
     row("names", names(status));
@@ -109,6 +109,27 @@ fn identity(status: &Value) -> String {
         Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
         None => format!("{id}, no certificate yet"),
     }
+}
+
+fn registration(status: &Value) -> String {
+    let mode = text(status, "/registration/mode");
+    let entry = text(status, "/registration/name");
+    let mut line = format!("{} {entry} (by {mode})", text(status, "/registration/phase"));
+    if let Some(manager) = status.pointer("/registration/manager").and_then(Value::as_str) {
+        let applied = text(status, "/registration/applied_at");
+        line.push_str(&format!(", as {manager}, last applied at {applied}"));
+    }
+    if let Some(drift) = status.pointer("/registration/drift").and_then(Value::as_u64)
+        && drift > 0
+    {
+        line.push_str(&format!(", repaired {drift} times"));
+    }
+    let restart = status.pointer("/configuration/restart").and_then(Value::as_array);
+    if let Some(settings) = restart.filter(|settings| !settings.is_empty()) {
+        let names: Vec<&str> = settings.iter().filter_map(Value::as_str).collect();
+        line.push_str(&format!("\n! {} changed: needs a restart of the agent", names.join(", ")));
+    }
+    line
 }
 
 /// istiod is where everybody looks first.

@@ -51,6 +51,18 @@ impl Paths {
         self.state_directory().join("istio-token")
     }
 
+    /// What istiod made the machine's entry from.
+    #[must_use]
+    pub fn registration_record(&self) -> PathBuf {
+        self.state_directory().join("registration.json")
+    }
+
+    /// The id of a machine whose system has none.
+    #[must_use]
+    pub fn machine_id(&self) -> PathBuf {
+        self.state_directory().join("machine-id")
+    }
+
     /// The token for the Kubernetes API that `join` placed and the agent renews.
     #[must_use]
     pub fn kube_token_file(&self) -> PathBuf {

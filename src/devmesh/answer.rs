@@ -76,6 +76,17 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, "Conflict", &words, Some(details(resource, name)))
     }
 
+    /// The changes since that revision are not known any more.
+    pub(super) fn expired(revision: u64) -> Self {
+        let words = format!("too old resource version: {revision}");
+        Self::new(StatusCode::GONE, "Expired", &words, None)
+    }
+
+    /// The `Status` object alone.
+    pub(super) fn into_status(self) -> Value {
+        *self.body
+    }
+
     pub(super) fn conflicts(conflicts: &[Conflict]) -> Self {
         let cause = |conflict: &Conflict| {
             json!({

@@ -14,11 +14,13 @@ use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{self, Act, Refusal};
+use super::discovery::{core_resources, core_versions, group_versions, groups, resources, version};
 use super::faults::{Fault, Service};
 use super::seen::{SeenCall, record};
-use super::store::{API_VERSION, GROUP, Key, Resource, Write, WriteRefusal};
+use super::store::{API_VERSION, GROUP, Key, Preconditions, Resource, Write, WriteRefusal};
 use super::tls::Peer;
 use super::token::{Account, Claims, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
+use super::watch::{self, Scope};
 use super::{State, csr};
 use crate::base::clock::{http_date, rfc3339};
 
@@ -136,33 +138,42 @@ async fn list_all(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path(plural): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    listed(&state, &user, &plural, "")
+    Query(options): Options,
+) -> Result<Response, Refusal> {
+    listed(&state, &user, (&plural, ""), &options)
 }
 
 async fn list(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path((namespace, plural)): Path<(String, String)>,
-) -> Result<Json<Value>, Refusal> {
-    listed(&state, &user, &plural, &namespace)
+    Query(options): Options,
+) -> Result<Response, Refusal> {
+    listed(&state, &user, (&plural, &namespace), &options)
 }
 
 fn listed(
     state: &State,
     user: &User,
-    plural: &str,
-    namespace: &str,
-) -> Result<Json<Value>, Refusal> {
+    (plural, namespace): (&str, &str),
+    options: &BTreeMap<String, String>,
+) -> Result<Response, Refusal> {
     let resource = resource(plural)?;
+    let scope = Scope::new(resource, namespace, options);
+    if watch::is_wanted(options) {
+        authorize(state, user, &act("watch", resource, namespace, ""))?;
+        return watch::follow(&state.objects, scope, options);
+    }
     authorize(state, user, &act("list", resource, namespace, ""))?;
     let items = state.objects.list(resource, Some(namespace).filter(|name| !name.is_empty()));
+    let items: Vec<Value> = items.into_iter().filter(|item| scope.has(item)).collect();
     Ok(Json(json!({
         "apiVersion": API_VERSION,
         "kind": format!("{}List", resource.kind()),
         "metadata": {"resourceVersion": state.objects.revision().to_string()},
         "items": items,
-    })))
+    }))
+    .into_response())
 }
 
 async fn apply(
@@ -226,12 +237,20 @@ async fn remove(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path((namespace, plural, name)): Place,
+    body: String,
 ) -> Result<Json<Value>, Refusal> {
-    let resource = resource(&plural)?;
-    authorize(&state, &user, &act("delete", resource, &namespace, &name))?;
-    let removed = state.objects.delete(resource, &namespace, &name);
-    let removed = removed.ok_or_else(|| Refusal::not_found(resource, &name))?;
-    Ok(Json(answer::deleted(resource, &removed)))
+    let key = Key::new(resource(&plural)?, &namespace, &name);
+    authorize(&state, &user, &act("delete", key.resource, &namespace, &name))?;
+    let options = if body.is_empty() { Value::Null } else { parse(&body)? };
+    let text = |path| options.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let wanted = Preconditions {
+        uid: text("/preconditions/uid"),
+        revision: text("/preconditions/resourceVersion"),
+    };
+    let removed = state.objects.remove(&key, &wanted);
+    let removed = removed.map_err(|_| Refusal::stale(key.resource, &name))?;
+    let removed = removed.ok_or_else(|| Refusal::not_found(key.resource, &name))?;
+    Ok(Json(answer::deleted(key.resource, &removed)))
 }
 
 fn write(state: &State, key: &Key, object: Value, how: &Write<'_>) -> Result<Response, Refusal> {
@@ -351,62 +370,11 @@ async fn review(
     Ok((StatusCode::CREATED, Json(review)).into_response())
 }
 
-async fn version() -> Json<Value> {
-    Json(
-        json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0-devmesh", "platform": "linux/amd64"}),
-    )
-}
-
-async fn core_versions() -> Json<Value> {
-    Json(json!({"kind": "APIVersions", "versions": ["v1"]}))
-}
-
-async fn core_resources() -> Json<Value> {
-    let token = json!({
-        "name": "serviceaccounts/token", "singularName": "", "namespaced": true,
-        "group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"],
-    });
-    Json(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [token],
-    }))
-}
-
-async fn groups() -> Json<Value> {
-    Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [about_group()]}))
-}
-
-async fn group_versions() -> Json<Value> {
-    let mut group = about_group();
-    if let Some(group) = group.as_object_mut() {
-        group.insert("kind".to_owned(), json!("APIGroup"));
-        group.insert("apiVersion".to_owned(), json!("v1"));
-    }
-    Json(group)
-}
-
-fn about_group() -> Value {
-    let version = json!({"groupVersion": API_VERSION, "version": "v1"});
-    json!({"name": GROUP, "versions": [version], "preferredVersion": version})
-}
-
-async fn resources() -> Json<Value> {
-    let resources = Resource::ALL.map(|resource| {
-        json!({
-            "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
-            "namespaced": true, "kind": resource.kind(),
-            "verbs": ["create", "delete", "get", "list", "patch", "update"],
-        })
-    });
-    Json(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": API_VERSION,
-        "resources": resources,
-    }))
-}
-
 /// Kubernetes' verb of a call.
 fn verb(method: &str, uri: &Uri) -> &'static str {
     let plural = uri.path().rsplit('/').next().unwrap_or_default();
     match method {
+        "GET" if uri.query().is_some_and(|query| query.contains("watch=true")) => "watch",
         "GET" if Resource::named(plural).is_some() => "list",
         "GET" => "get",
         "PATCH" => "patch",

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::apply::{self, Conflict, Manager, Operation};
 use super::lock;
+use super::watch::{Change, Changes, Kind};
 use crate::base::clock::{SharedClock, rfc3339};
 
 /// The API group of everything kept here.
@@ -81,7 +83,7 @@ pub(super) enum WriteRefusal {
     Exists,
     /// It does not exist (update).
     Missing,
-    /// The writer has seen another version of it.
+    /// The writer has seen another version of it, or another object of that name.
     Stale,
     /// Others own fields that an apply would change.
     Conflicts(Vec<Conflict>),
@@ -98,18 +100,45 @@ pub(super) enum Write<'a> {
 #[derive(Clone)]
 pub struct Objects {
     kept: Arc<Mutex<Kept>>,
+    changed: watch::Sender<u64>,
     clock: SharedClock,
 }
 
 #[derive(Default)]
 struct Kept {
     objects: BTreeMap<Key, Value>,
+    changes: Changes,
     revision: u64,
+}
+
+impl Kept {
+    /// Writes down a change under the newest revision.
+    fn note(&mut self, kind: Kind, key: &Key, object: Value) {
+        let revision = self.revision;
+        self.changes.add(Change { revision, kind, key: key.clone(), object });
+    }
+}
+
+/// What an object must be to be deleted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Preconditions {
+    pub(super) uid: Option<String>,
+    pub(super) revision: Option<String>,
+}
+
+impl Preconditions {
+    fn fit(&self, object: &Value) -> bool {
+        let is = |path: &str, wanted: &Option<String>| {
+            let found = object.pointer(path).and_then(Value::as_str);
+            wanted.is_none() || found == wanted.as_deref()
+        };
+        is("/metadata/uid", &self.uid) && is("/metadata/resourceVersion", &self.revision)
+    }
 }
 
 impl Objects {
     pub(super) fn new(clock: SharedClock) -> Self {
-        Self { kept: Arc::default(), clock }
+        Self { kept: Arc::default(), changed: watch::Sender::default(), clock }
     }
 
     /// An object as the API shows it.
@@ -141,10 +170,45 @@ impl Objects {
 
     /// Removes an object and returns it.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        let key = Key::new(resource, namespace, name);
+        self.remove(&key, &Preconditions::default()).unwrap_or_default()
+    }
+
+    /// Removes an object that is as expected, and returns it.
+    pub(super) fn remove(
+        &self,
+        key: &Key,
+        wanted: &Preconditions,
+    ) -> Result<Option<Value>, WriteRefusal> {
         let mut kept = lock(&self.kept);
-        let removed = kept.objects.remove(&Key::new(resource, namespace, name));
-        kept.revision += u64::from(removed.is_some());
-        removed
+        let Some(object) = kept.objects.get(key) else { return Ok(None) };
+        if !wanted.fit(object) {
+            return Err(WriteRefusal::Stale);
+        }
+        let removed = kept.objects.remove(key);
+        kept.revision += 1;
+        let mut last = removed.clone().unwrap_or_default();
+        stamp(&mut last, "resourceVersion", json!(kept.revision.to_string()));
+        kept.note(Kind::Deleted, key, last);
+        self.changed.send_replace(kept.revision);
+        Ok(removed)
+    }
+
+    /// Wakes at each change.
+    pub(super) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The changes after a revision; `None` when some of them are gone.
+    pub(super) fn changes_after(&self, revision: u64) -> Option<Vec<Change>> {
+        lock(&self.kept).changes.after(revision)
+    }
+
+    /// Forgets the changes so far: who watches from an older revision has to read again.
+    pub fn compact(&self) {
+        let mut kept = lock(&self.kept);
+        kept.changes.forget();
+        self.changed.send_replace(kept.revision);
     }
 
     /// The version of the newest change.
@@ -155,11 +219,14 @@ impl Objects {
     /// Changes an object in place, as a controller does; false when there is none.
     pub(super) fn modify(&self, key: &Key, change: impl FnOnce(&mut Value)) -> bool {
         let mut kept = lock(&self.kept);
-        let Kept { objects, revision } = &mut *kept;
+        let Kept { objects, revision, .. } = &mut *kept;
         let Some(object) = objects.get_mut(key) else { return false };
         change(object);
         *revision += 1;
         stamp(object, "resourceVersion", json!(revision.to_string()));
+        let now = object.clone();
+        kept.note(Kind::Modified, key, now);
+        self.changed.send_replace(kept.revision);
         true
     }
 
@@ -209,6 +276,9 @@ impl Objects {
         stamp(&mut written, "generation", json!(generation));
         stamp(&mut written, "resourceVersion", json!(kept.revision.to_string()));
         kept.objects.insert(key.clone(), written.clone());
+        let kind = if created { Kind::Added } else { Kind::Modified };
+        kept.note(kind, key, written.clone());
+        self.changed.send_replace(kept.revision);
         Ok((written, created))
     }
 }

@@ -1,6 +1,7 @@
 //! The mesh as its clients see it: over TLS, with the generated clients.
 
 mod kube;
+mod watch;
 mod xds;
 
 use std::time::SystemTime;

@@ -55,15 +55,21 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(config: &Config, state: watch::Sender<State>, clock: SharedClock) -> Self {
-        state.send_modify(|state| state.probe = words(config));
-        Self {
+        let report = Self {
             state,
             clock,
             success_threshold: config.success_threshold.max(1),
             failure_threshold: config.failure_threshold.max(1),
             good: 0,
             bad: 0,
-        }
+        };
+        report.describe(config);
+        report
+    }
+
+    /// Says what is checked.
+    pub(super) fn describe(&self, config: &Config) {
+        self.state.send_modify(|state| state.probe = words(config));
     }
 
     /// Without the proxy nobody reaches the application; there is nothing to wait for.

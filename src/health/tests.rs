@@ -254,7 +254,9 @@ async fn world(success_threshold: u32, failure_threshold: u32) -> World {
         failure_threshold,
         ..Config::of_proxy(HERE)
     };
-    tasks.spawn("health", watch(config, up, report, clock::system(), CancellationToken::new()));
+    let inputs = Inputs { proxy: up, target: tokio::sync::watch::channel(HERE).1 };
+    let stop = CancellationToken::new();
+    tasks.spawn("health", watch(config, inputs, report, clock::system(), stop));
     World { proxy, state, listening, checks: 0 }
 }
 

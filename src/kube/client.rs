@@ -1,7 +1,7 @@
 //! HTTP to the API server: every call has a limit of time and size.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -62,6 +62,24 @@ impl Object {
     }
 }
 
+/// One version of one object, which no later object of the same name is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub revision: String,
+}
+
+impl Version {
+    /// The version of an object as the API server shows it.
+    #[must_use]
+    pub fn of(object: &Value) -> Option<Self> {
+        let text = |path| object.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        Some(Self { uid: text("/metadata/uid")?, revision: text("/metadata/resourceVersion")? })
+    }
+}
+
 /// A token that the API server made.
 pub struct IssuedToken {
     /// The token.
@@ -75,7 +93,11 @@ pub struct IssuedToken {
 pub struct Client {
     server: String,
     auth: Auth,
-    http: reqwest::Client,
+    tls: rustls::ClientConfig,
+    /// The host behind the name of the URL, where its certificate has another name.
+    elsewhere: Option<String>,
+    /// Its connections; replaced with them.
+    http: Mutex<reqwest::Client>,
     clock: SharedClockDebug,
     skew: SkewGauge,
 }
@@ -103,27 +125,24 @@ impl Client {
             return Err(wrong());
         }
         let tls = tls_config(&config)?;
-        let mut builder = reqwest::Client::builder();
+        let mut elsewhere = None;
         if let Some(name) = config.tls_server_name.as_deref() {
-            let host = url.host_str().unwrap_or_default().to_owned();
+            elsewhere = Some(url.host_str().unwrap_or_default().to_owned());
             url.set_host(Some(name)).map_err(|_| wrong())?;
-            builder = builder.dns_resolver(Arc::new(Elsewhere { host }));
             server = url.as_str().trim_end_matches('/').to_owned();
         }
-        let http = builder
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT_LIMIT)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .http2_keep_alive_timeout(KEEPALIVE_LIMIT)
-            .http2_keep_alive_while_idle(true)
-            .timeout(CALL_LIMIT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| KubeError::Tls { why: chain(&error) })?;
+        let http = Mutex::new(connections(&tls, elsewhere.as_deref())?);
         let (clock, skew) = (SharedClockDebug(clock), SkewGauge::default());
-        Ok(Self { server, auth: config.auth, http, clock, skew })
+        Ok(Self { server, auth: config.auth, tls, elsewhere, http, clock, skew })
+    }
+
+    /// Lets the next call make a new connection: those that began at an address which this machine
+    /// no longer has are dead, though nobody says so.
+    pub fn reconnect(&self) {
+        match connections(&self.tls, self.elsewhere.as_deref()) {
+            Ok(new) => *self.http.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Err(error) => tracing::debug!(%error, "The connections stay as they are."),
+        }
     }
 
     /// Notes here what the server's answers say of this machine's clock.
@@ -267,7 +286,22 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn delete(&self, object: &Object) -> Result<(), KubeError> {
-        let request = self.request(Method::DELETE, &object.path());
+        self.remove(object, self.request(Method::DELETE, &object.path())).await
+    }
+
+    /// Deletes this version of an object; one that does not exist is fine.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; code 409 when the object has changed since, or
+    /// is another one of that name.
+    pub async fn delete_only(&self, object: &Object, version: &Version) -> Result<(), KubeError> {
+        let Version { uid, revision } = version;
+        let only = json!({"uid": uid, "resourceVersion": revision});
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": only});
+        self.remove(object, self.request(Method::DELETE, &object.path()).json(&options)).await
+    }
+
+    async fn remove(&self, object: &Object, request: RequestBuilder) -> Result<(), KubeError> {
         match self.call(Verb::Delete, object, request).await {
             Err(error) if error.code() != Some(404) => Err(error),
             _ => Ok(()),
@@ -275,7 +309,8 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.server))
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        http.request(method, format!("{}{path}", self.server))
     }
 
     async fn call(
@@ -347,6 +382,28 @@ impl Client {
         // The URL stands beside it already.
         KubeError::Transport { verb, what, server, source: source.without_url() }
     }
+}
+
+fn connections(
+    tls: &rustls::ClientConfig,
+    elsewhere: Option<&str>,
+) -> Result<reqwest::Client, KubeError> {
+    let mut builder = reqwest::Client::builder();
+    if let Some(host) = elsewhere {
+        builder = builder.dns_resolver(Arc::new(Elsewhere { host: host.to_owned() }));
+    }
+    builder
+        .tls_backend_preconfigured(tls.clone())
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEPALIVE_LIMIT)
+        .http2_keep_alive_while_idle(true)
+        .timeout(CALL_LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("vm-agent/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| KubeError::Tls { why: chain(&error) })
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

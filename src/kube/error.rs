@@ -116,7 +116,31 @@ pub enum KubeError {
         message: String,
         /// When the server asks to come back.
         retry_after: Option<Duration>,
+        /// Fields that others own, when an apply was refused for them.
+        conflicts: Vec<FieldConflict>,
     },
+}
+
+/// A field that an apply would have changed, and who owns it
+/// (Kubernetes `apimachinery/pkg/util/managedfields`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldConflict {
+    /// Such as `.spec.address`.
+    pub field: String,
+    /// The owner's name as a field manager; empty when the server does not tell.
+    pub manager: String,
+}
+
+impl FieldConflict {
+    /// The conflict that one cause of a `Status` object tells.
+    fn read(cause: &Value) -> Option<Self> {
+        let text = |name: &str| cause.get(name).and_then(Value::as_str);
+        if text("reason") != Some("FieldManagerConflict") {
+            return None;
+        }
+        let manager = text("message").unwrap_or_default().split('"').nth(1).unwrap_or_default();
+        Some(Self { field: text("field")?.to_owned(), manager: manager.to_owned() })
+    }
 }
 
 impl KubeError {
@@ -136,6 +160,7 @@ impl KubeError {
             reason: text("reason").unwrap_or_else(|| "no reason".to_owned()),
             message: text("message").unwrap_or_else(|| "it gave no message".to_owned()),
             retry_after,
+            conflicts: conflicts(status),
         }
     }
 
@@ -147,6 +172,12 @@ impl KubeError {
             Self::Transport { source, .. } if is_tls(source) => Retry::Later,
             Self::Transport { .. } => Retry::Soon,
             Self::Refused { code: 410 | 429 | 500..=599, .. } => Retry::Soon,
+            // Somebody wrote at the same time.
+            Self::Refused { code: 409, reason, conflicts, .. }
+                if conflicts.is_empty() && reason == "Conflict" =>
+            {
+                Retry::Soon
+            }
             Self::Credential(_)
             | Self::ExpiredToken { .. }
             | Self::Refused { .. }
@@ -159,6 +190,12 @@ impl KubeError {
     #[must_use]
     pub fn code(&self) -> Option<u16> {
         if let Self::Refused { code, .. } = self { Some(*code) } else { None }
+    }
+
+    /// The fields for whose owners an apply was refused.
+    #[must_use]
+    pub fn conflicts(&self) -> &[FieldConflict] {
+        if let Self::Refused { conflicts, .. } = self { conflicts } else { &[] }
     }
 
     /// What to do about it.
@@ -175,8 +212,8 @@ impl KubeError {
                  serviceaccounts/token and its own name in resourceNames, bound to it"
             }
             Self::Refused { code: 403, .. } => {
-                "allow it in the workload's namespace: a Role with verbs get, create, patch, delete \
-                 on workloadentries of networking.istio.io, bound to the service account"
+                "allow it in the workload's namespace: a Role with verbs get, list, watch, \
+                 create, patch, delete on workloadentries of networking.istio.io, bound to the service account"
             }
             Self::Refused { code: 404, .. } => {
                 "check the namespace, and that Istio's CRDs are installed (`kubectl get crd \
@@ -200,6 +237,11 @@ impl KubeError {
         };
         Some(hint.to_owned())
     }
+}
+
+fn conflicts(status: &Value) -> Vec<FieldConflict> {
+    let causes = status.pointer("/details/causes").and_then(Value::as_array);
+    causes.into_iter().flatten().filter_map(FieldConflict::read).collect()
 }
 
 /// Whether the TLS library refused the server.
@@ -229,4 +271,27 @@ fn tls_cause(error: &reqwest::Error) -> Option<&rustls::Error> {
         next = cause.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_apply_names_the_fields_and_their_owners() {
+        let cause = |reason: &str, message: &str| json!({"reason": reason, "message": message, "field": ".spec.weight"});
+        let status = json!({"reason": "Conflict", "message": "no", "details": {"causes": [
+            cause("FieldManagerConflict", "conflict with \"kubectl-edit\" using networking.istio.io/v1 at 2026-01-01T00:00:00Z"),
+            cause("FieldManagerConflict", "conflict"),
+            cause("FieldValueInvalid", "\"x\""),
+        ]}});
+        let error = KubeError::refused(Verb::Apply, "workloadentries vms/vm1", &status, 409, None);
+        let owners: Vec<_> = error.conflicts().iter().map(|one| one.manager.as_str()).collect();
+        assert_eq!(owners, ["kubectl-edit", ""]);
+        assert_eq!(error.retry(), Retry::Later);
+        let stale = KubeError::refused(Verb::Apply, "x", &json!({"reason": "Conflict"}), 409, None);
+        assert_eq!(stale.retry(), Retry::Soon, "somebody wrote at the same time");
+    }
 }

@@ -7,21 +7,98 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{FIELD_MANAGER, Mode, RegistrationState, entry, object};
-use crate::base::backoff::{Backoff, Retry};
+use super::course::Course;
+use super::machine::{Machine, is_agent};
+use super::{Mode, RegistrationState, object, tenant};
+use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
-use crate::base::trouble::Trouble;
-use crate::kube::{Client, KubeError, Object};
+use crate::kube::{Client, FieldConflict, KubeError, Object};
 use crate::workload::Workload;
 
 /// Applies the entry and keeps it applied.
 pub struct Direct {
-    client: Arc<Client>,
-    object: Object,
-    body: Value,
-    force: bool,
-    clock: SharedClock,
-    state: watch::Sender<RegistrationState>,
+    pub(super) client: Arc<Client>,
+    pub(super) config: Config,
+    pub(super) clock: SharedClock,
+    pub(super) workload: watch::Receiver<Arc<Workload>>,
+    pub(super) state: watch::Sender<RegistrationState>,
+    pub(super) standing: watch::Sender<Option<Standing>>,
+}
+
+/// An entry that is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What it shows.
+    pub workload: Arc<Workload>,
+    /// Which entry it is: one that was deleted and made anew is another one, without istiod's notes
+    /// on the one before.
+    pub uid: Option<String>,
+}
+
+/// How the entry is kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whose entry it is.
+    pub machine: Machine,
+    /// Whether fields that others own are taken over.
+    pub force: bool,
+    /// After which absence another machine has lost its name to us.
+    pub take_over_after: Duration,
+}
+
+/// Why the entry is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The API server refused, or could not be reached.
+    #[error("the WorkloadEntry could not be applied")]
+    Kube(#[from] KubeError),
+    /// Others own some of its fields.
+    #[error("somebody else holds fields of WorkloadEntry {entry}: {}", listed(fields))]
+    Contested {
+        /// Namespace and name.
+        entry: String,
+        /// The fields and their owners.
+        fields: Vec<FieldConflict>,
+    },
+    /// Another machine has its name.
+    #[error("WorkloadEntry {entry} belongs to another machine, at {address}, which {how}")]
+    Taken {
+        /// Namespace and name.
+        entry: String,
+        /// The other machine's address.
+        address: String,
+        /// How we know that it is there.
+        how: String,
+        /// What would remove the entry.
+        removal: String,
+    },
+}
+
+impl RegisterError {
+    /// Whether it can pass by itself.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Kube(error) => error.retry(),
+            Self::Contested { .. } | Self::Taken { .. } => Retry::Later,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Kube(error) => error.hint(),
+            Self::Contested { .. } => Some(
+                "have them let go of it, or take it over with --set registration.force=true"
+                    .to_owned(),
+            ),
+            Self::Taken { removal, .. } => Some(format!(
+                "give this machine another name with --name, or remove the entry if that machine \
+                 is gone: `{removal}`"
+            )),
+        }
+    }
 }
 
 /// An entry that was not removed.
@@ -41,20 +118,19 @@ pub enum RemoveError {
 }
 
 impl Direct {
-    /// A hand on this workload's entry. With `force`, fields that others own are taken over.
+    /// A hand on this workload's entry, which follows the workload's changes.
     #[must_use]
-    pub fn new(client: Arc<Client>, workload: &Workload, force: bool, clock: SharedClock) -> Self {
-        let object = object(workload);
-        let state =
-            RegistrationState::new(Mode::Kubernetes, object.namespace.clone(), object.name.clone());
-        Self {
-            client,
-            object,
-            body: entry(workload),
-            force,
-            clock,
-            state: watch::Sender::new(state),
-        }
+    pub fn new(
+        client: Arc<Client>,
+        workload: watch::Receiver<Arc<Workload>>,
+        config: Config,
+        clock: SharedClock,
+    ) -> Self {
+        let Object { namespace, name, .. } = object(&workload.borrow());
+        let mut state = RegistrationState::new(Mode::Kubernetes, namespace, name);
+        state.manager = Some(config.machine.field_manager());
+        let (state, standing) = (watch::Sender::new(state), watch::Sender::new(None));
+        Self { client, config, clock, workload, state, standing }
     }
 
     /// The registration, whenever it changes.
@@ -63,23 +139,16 @@ impl Direct {
         self.state.subscribe()
     }
 
-    /// Applies the entry until it stands, and again from time to time, until `stop`.
+    /// The entry that stands; `None` while there is none of ours.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Option<Standing>> {
+        self.standing.subscribe()
+    }
+
+    /// Applies the entry, and whenever it is not as it should be, until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
-        let forever = async {
-            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-            loop {
-                let pause = match self.apply().await {
-                    Ok(()) => {
-                        backoff.reset();
-                        AGAIN
-                    }
-                    Err(error) => backoff.delay_for(error.retry()),
-                };
-                tokio::time::sleep(pause).await;
-            }
-        };
         tokio::select! {
-            () = forever => {}
+            () = Course::new(self).run() => {}
             () = stop.cancelled() => {}
         }
     }
@@ -89,68 +158,70 @@ impl Direct {
     /// # Errors
     /// When it is somebody else's, or the API server refuses.
     pub async fn remove(&self) -> Result<(), RemoveError> {
-        let found = match self.client.get(&self.object).await {
+        let object = object(&self.workload.borrow());
+        let found = match self.client.get(&object).await {
             Err(error) if error.code() == Some(404) => return Ok(()),
             found => found?,
         };
-        if !is_ours(&found) {
-            let Object { namespace, name, .. } = self.object.clone();
+        if !self.is_ours(&found) {
+            let Object { namespace, name, .. } = object;
             return Err(RemoveError::NotOurs { namespace, name });
         }
-        self.client.delete(&self.object).await?;
-        tracing::info!(entry = self.object.name, "Removed the WorkloadEntry.");
+        self.client.delete(&object).await?;
+        tracing::info!(entry = object.name, "Removed the WorkloadEntry.");
         Ok(())
     }
 
-    async fn apply(&self) -> Result<(), KubeError> {
-        let applied = self.client.apply(&self.object, &self.body, FIELD_MANAGER, self.force).await;
-        let now = self.clock.now();
-        match applied {
-            Ok(_) => {
-                if !self.state.borrow().registered {
-                    tracing::info!(entry = self.object.name, "The WorkloadEntry stands.");
-                }
-                self.state.send_modify(|state| state.stands(now));
-                Ok(())
-            }
-            Err(error) => {
-                let trouble = Trouble::new(&error, error.hint(), error.retry(), now);
-                tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
-                let alarming = error.retry() != Retry::Soon || !self.state.borrow().registered;
-                self.state.send_modify(|state| {
-                    if alarming {
-                        state.failed(trouble);
-                    }
-                });
-                Err(error)
-            }
+    /// Whether this machine's agent made it: it bears our mark, or, where somebody took the mark
+    /// away, our fields.
+    fn is_ours(&self, found: &Value) -> bool {
+        if let Some(machine) = tenant::machine(found) {
+            return machine == self.config.machine.hash();
         }
+        let own = self.config.machine.field_manager();
+        let managers = found.pointer("/metadata/managedFields").and_then(Value::as_array);
+        managers
+            .into_iter()
+            .flatten()
+            .any(|one| one.get("manager").and_then(Value::as_str) == Some(own.as_str()))
     }
 }
 
-/// Whether our field manager is among those that made it.
-fn is_ours(found: &Value) -> bool {
-    let managers = found.pointer("/metadata/managedFields").and_then(Value::as_array);
-    managers.is_some_and(|managers| {
-        managers.iter().any(|one| one.get("manager").and_then(Value::as_str) == Some(FIELD_MANAGER))
-    })
+/// Whether a conflict is with the agent of another machine.
+pub(super) fn is_with_machine(conflict: &FieldConflict) -> bool {
+    conflict.field == MACHINE_FIELD || is_agent(&conflict.manager)
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// An entry that somebody deleted is back after this time.
-const AGAIN: Duration = Duration::from_secs(60);
+fn listed(fields: &[FieldConflict]) -> String {
+    let one = |conflict: &FieldConflict| format!("{} ({})", conflict.field, conflict.manager);
+    fields.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The field in which two machines of one name meet.
+const MACHINE_FIELD: &str = ".metadata.annotations.vm-agent.io/machine";
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn only_what_our_field_manager_made_is_ours() {
-        let by = |name: &str| json!({"metadata": {"managedFields": [{"manager": name}]}});
-        assert!(is_ours(&by("vm-agent")));
-        assert!(!is_ours(&by("pilot-discovery")) && !is_ours(&json!({})));
+    fn who_holds_which_field_is_said_and_what_to_do() {
+        let conflict = |field: &str, manager: &str| FieldConflict {
+            field: field.to_owned(),
+            manager: manager.to_owned(),
+        };
+        let fields =
+            vec![conflict(".spec.weight", "kubectl-edit"), conflict(".spec.address", "helm")];
+        assert!(!fields.iter().any(is_with_machine));
+        assert!(is_with_machine(&conflict(MACHINE_FIELD, "kubectl")));
+        assert!(is_with_machine(&conflict(".spec.address", "vm-agent-0123456789ab")));
+        let error = RegisterError::Contested { entry: "vms/vm1".to_owned(), fields };
+        assert_eq!(
+            error.to_string(),
+            "somebody else holds fields of WorkloadEntry vms/vm1: .spec.weight (kubectl-edit), \
+             .spec.address (helm)"
+        );
+        assert!(error.hint().unwrap().contains("registration.force=true"));
+        assert_eq!(error.retry(), Retry::Later);
     }
 }

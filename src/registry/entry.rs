@@ -2,11 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::machine::{MACHINE, Machine};
 use crate::kube::Object;
 use crate::workload::Workload;
 
-/// Our name towards Kubernetes' field ownership.
-pub const FIELD_MANAGER: &str = "vm-agent";
+/// The value of the label `app.kubernetes.io/managed-by`.
+pub const MANAGED_BY: &str = "vm-agent";
 
 /// The object's place.
 #[must_use]
@@ -21,7 +22,7 @@ pub fn object(workload: &Workload) -> Object {
 
 /// The object, with every field that is ours and no other.
 #[must_use]
-pub fn entry(workload: &Workload) -> Value {
+pub fn entry(workload: &Workload, machine: &Machine) -> Value {
     let mut spec = Map::new();
     spec.insert("address".to_owned(), json!(workload.address.to_string()));
     spec.insert("serviceAccount".to_owned(), json!(workload.id.service_account().as_str()));
@@ -41,7 +42,7 @@ pub fn entry(workload: &Workload) -> Value {
         spec.insert("weight".to_owned(), json!(weight));
     }
     let mut labels = workload.labels.clone();
-    labels.insert("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "WorkloadEntry",
@@ -50,20 +51,25 @@ pub fn entry(workload: &Workload) -> Value {
             "namespace": workload.id.namespace().as_str(),
             "labels": labels,
             // Its health is reported: without a good report it is no endpoint.
-            "annotations": {"proxy.istio.io/health-checks-enabled": "true"},
+            "annotations": {
+                MACHINE: machine.hash(),
+                "proxy.istio.io/health-checks-enabled": "true",
+            },
         },
         "spec": spec,
     })
 }
 
+/// Kubernetes' recommended label for the tool that keeps an object.
+pub(super) const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::identity::SpiffeId;
 
-    #[test]
-    fn every_field_that_was_asked_for_is_there_and_no_other() {
-        let mut workload = Workload {
+    pub(in crate::registry) fn workload() -> Workload {
+        Workload {
             name: "vm1".to_owned(),
             id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
             group: None,
@@ -74,15 +80,22 @@ mod tests {
             network: "n1".to_owned(),
             locality: Some("eu/a".parse().unwrap()),
             weight: Some(7),
-        };
+        }
+    }
+
+    #[test]
+    fn every_field_that_was_asked_for_is_there_and_no_other() {
+        let (mut workload, machine) = (workload(), Machine::of("id"));
         let spec = json!({"address": "10.0.0.1", "serviceAccount": "client", "labels": {"app": "client"},
             "ports": {"http": 9080}, "network": "n1", "locality": "eu/a", "weight": 7});
-        assert_eq!(entry(&workload)["spec"], spec);
+        let full = entry(&workload, &machine);
+        assert_eq!(full["spec"], spec);
+        assert_eq!(full["metadata"]["annotations"][MACHINE], machine.hash());
         workload.labels.clear();
         workload.ports.clear();
         workload.network.clear();
         (workload.locality, workload.weight) = (None, None);
         let least = json!({"address": "10.0.0.1", "serviceAccount": "client"});
-        assert_eq!(entry(&workload)["spec"], least);
+        assert_eq!(entry(&workload, &machine)["spec"], least);
     }
 }

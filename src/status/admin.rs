@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Order};
 use crate::base::uds::Peers;
 
-/// Serves `GET /v1/status` and `POST /v1/stop` on a Unix socket until `stop`.
+/// Serves `GET /v1/status`, `POST /v1/reload` and `POST /v1/stop` on a Unix socket until `stop`.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -26,6 +26,7 @@ pub async fn serve(
 ) -> Result<(), std::io::Error> {
     let pages = Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
         .route("/v1/stop", post(halt))
         .with_state(desk);
     let listener = Guarded { listener, peers };
@@ -36,8 +37,16 @@ async fn status(State(desk): State<Desk>) -> Response {
     Json(desk.board.snapshot()).into_response()
 }
 
+async fn reload(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::Reload)
+}
+
 async fn halt(State(desk): State<Desk>) -> StatusCode {
-    match desk.orders.try_send(Order::Stop) {
+    pass(&desk, Order::Stop)
+}
+
+fn pass(desk: &Desk, order: Order) -> StatusCode {
+    match desk.orders.try_send(order) {
         Ok(()) => StatusCode::ACCEPTED,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }

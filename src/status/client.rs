@@ -42,12 +42,25 @@ pub fn ask(socket: &Path) -> Result<Value, AskError> {
     serde_json::from_slice(&body).map_err(|error| broken(socket)(error.into()))
 }
 
-/// Asks the daemon to drain and stop.
+/// What the daemon is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Read its configuration again.
+    Reload,
+    /// Drain and stop.
+    Stop,
+}
+
+/// Asks the daemon to do something; it does it after its answer.
 ///
 /// # Errors
 /// As [`ask`].
-pub fn order(socket: &Path) -> Result<(), AskError> {
-    exchange(socket, "POST /v1/stop").map(drop)
+pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
+    let request = match wish {
+        Wish::Reload => "POST /v1/reload",
+        Wish::Stop => "POST /v1/stop",
+    };
+    exchange(socket, request).map(drop)
 }
 
 fn exchange(socket: &Path, request: &str) -> Result<Vec<u8>, AskError> {

@@ -21,6 +21,7 @@ pub(super) fn page(board: &Board, scrapes: &Scrapes) -> String {
     credentials(&mut page, &snapshot);
     relay(&mut page, &snapshot);
     agent(&mut page, board, &snapshot);
+    registration(&mut page, &snapshot);
     names(&mut page, &snapshot);
     health(&mut page, &snapshot);
     pages(&mut page, scrapes);
@@ -108,6 +109,17 @@ fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
         let labels = format!("{{room=\"{}\"}}", condition.room);
         page.labelled("condition", "Something is wrong in this room.", "gauge", &labels, 1);
     }
+}
+
+fn registration(page: &mut Page, snapshot: &Snapshot) {
+    let state = &snapshot.registration;
+    page.gauge("registered", "1 while the WorkloadEntry stands.", u8::from(state.registered));
+    if state.manager.is_none() {
+        return;
+    }
+    page.counter("registration_applies_total", "Times it was applied.", state.applies);
+    page.counter("registration_drift_total", "Times it was found changed.", state.drift);
+    page.counter("registration_conflicts_total", "Times others held fields.", state.conflicts);
 }
 
 fn names(page: &mut Page, snapshot: &Snapshot) {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::credential::{self as ladder, CredentialView, seconds_until};
 use crate::base::backoff::Retry;
-use crate::base::clock::{SharedClock, Skew, SkewGauge, rfc3339};
+use crate::base::clock::{self, SharedClock, Skew, SkewGauge, rfc3339};
 use crate::base::trouble::Trouble;
 use crate::capture::CaptureState;
 use crate::credential;
@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub credential: CredentialView,
     /// The line to istiod.
     pub control_plane: ControlPlaneView,
+    /// The configuration that it was started with, and what was read since.
+    pub configuration: ConfigurationState,
     /// Its WorkloadEntry.
     pub registration: RegistrationState,
     /// Envoy.
@@ -125,6 +127,20 @@ pub struct ControlPlaneView {
     pub upstream: UpstreamState,
 }
 
+/// The configuration since the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ConfigurationState {
+    /// How often it was read again.
+    pub reads: u64,
+    /// When a good one was read last, RFC 3339.
+    #[serde(serialize_with = "clock::serialize_time")]
+    pub read_at: Option<SystemTime>,
+    /// Settings that have changed and count only after a restart.
+    pub restart: Vec<String>,
+    /// Why the one that was read last is not taken.
+    pub trouble: Option<Trouble>,
+}
+
 /// What SDS served.
 #[derive(Clone, Debug, Serialize)]
 pub struct SdsView {
@@ -139,7 +155,8 @@ pub struct SdsView {
 /// Something that is wrong, and in which room.
 #[derive(Clone, Debug, Serialize)]
 pub struct Condition {
-    /// `identity`, `credential`, `storage`, `roots`, `clock`, `control-plane`, `registration`,
+    /// `identity`, `credential`, `storage`, `roots`, `clock`, `control-plane`, `configuration`,
+    /// `registration`,
     /// `proxy`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
@@ -169,7 +186,9 @@ pub struct Board {
     /// When the agent started.
     pub started: Instant,
     /// Who the machine claims to be.
-    pub workload: Workload,
+    pub workload: watch::Receiver<Arc<Workload>>,
+    /// The configuration since the start.
+    pub configuration: watch::Receiver<ConfigurationState>,
     /// What is known of the machine and its cloud.
     pub facts: watch::Receiver<FactsState>,
     /// Where istiod is.
@@ -206,6 +225,7 @@ impl Board {
     pub fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
         let upstream = self.upstream.borrow().clone();
+        let configuration = self.configuration.borrow().clone();
         let registration = self.registration.borrow().clone();
         let proxy = self.proxy.borrow().clone();
         let capture = self.capture.borrow().clone();
@@ -225,6 +245,7 @@ impl Board {
             ("roots", &identity.renewal.roots_trouble),
             ("clock", &clock.and_then(|skew| clock_trouble(&skew))),
             ("control-plane", &upstream.trouble),
+            ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
             ("capture", &capture.trouble),
@@ -242,6 +263,7 @@ impl Board {
             identity,
             credential: ladder::view(&tokens, certificate.as_deref(), now),
             control_plane: ControlPlaneView { endpoint: self.endpoint.clone(), upstream },
+            configuration,
             registration,
             proxy,
             capture,
@@ -284,7 +306,7 @@ impl Board {
         let current = self.identity.borrow().clone();
         let renewal = self.renewal.borrow().clone();
         IdentityView {
-            id: self.workload.id.to_string(),
+            id: self.workload.borrow().id.to_string(),
             valid: current.as_ref().is_some_and(|identity| identity.is_valid_at(now)),
             serial: current.as_ref().map(|identity| identity.serial().to_owned()),
             issuer: current.as_ref().map(|identity| identity.issuer().to_owned()),
@@ -297,7 +319,7 @@ impl Board {
     }
 
     fn workload(&self) -> WorkloadView {
-        let workload = &self.workload;
+        let workload = self.workload.borrow();
         WorkloadView {
             name: workload.name.clone(),
             namespace: workload.id.namespace().to_string(),

@@ -18,20 +18,22 @@ use tonic::codegen::Service;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::Health;
 use super::frames::{Incoming, Outgoing};
+use super::node;
 use super::session::Session;
 use super::upstream::{Line, StreamError, Upstream};
 use super::wire::{self, Flavour, Response};
+use super::{Claims, Health};
 use crate::base::trouble::chain;
 use crate::proto::nds::NameTable;
+use crate::workload::Workload;
 
 /// How a try ended.
 pub(super) enum End {
     /// By Envoy, whose stream is over.
     Envoy(Status),
     /// By us: istiod has to look at this machine anew, with a stream of its own.
-    Renewed,
+    Renewed { answered: bool },
     /// On the side of istiod, before or after its first response.
     Upstream { error: StreamError, answered: bool },
 }
@@ -58,16 +60,33 @@ pub(super) async fn exchange<U: Upstream>(
     let (acknowledge, acknowledgements) = watch::channel(None);
     let progress = Progress::default();
     let health = session.shared.inputs.health.clone();
-    let up =
-        Upward { session, queue, progress: &progress, acknowledgements, health, subscribed: false };
+    let mut claims = session.shared.inputs.claims.clone();
+    let workload = claims.borrow_and_update().workload.clone();
+    let up = Upward {
+        session,
+        queue,
+        progress: &progress,
+        acknowledgements,
+        health,
+        workload,
+        subscribed: false,
+    };
     let down = Downward { session, line, progress: &progress, acknowledge };
     let error = tokio::select! {
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
-        () = progress.recovery(&session.shared.recovery) => return End::Renewed,
+        () = progress.recovery(&session.shared.recovery) => return End::Renewed { answered: true },
+        () = others(&mut claims) => return End::Renewed { answered: progress.is_answered() },
     };
     End::Upstream { error, answered: progress.is_answered() }
+}
+
+/// Waits for other claims.
+async fn others(claims: &mut watch::Receiver<Claims>) {
+    if claims.changed().await.is_err() {
+        pending().await
+    }
 }
 
 /// Envoy's requests. Those sent before istiod's first response are kept, to be sent again.
@@ -153,6 +172,8 @@ struct Upward<'a, U> {
     /// Our own answer; only the newest one counts.
     acknowledgements: watch::Receiver<Option<Bytes>>,
     health: watch::Receiver<Option<Health>>,
+    /// Who the machine is, where that is not what Envoy says.
+    workload: Option<Arc<Workload>>,
     /// Whether Envoy has asked for listeners, and we for our own types.
     subscribed: bool,
 }
@@ -196,6 +217,10 @@ impl<U: Upstream> Upward<'_, U> {
                 debug!(%error, "A request of Envoy is passed on unread.");
                 false
             }
+        };
+        let message = match &self.workload {
+            Some(workload) => node::restated(self.session.flavour, &message, workload),
+            None => message,
         };
         self.send(message).await;
         self.progress.asked.notify_one();

@@ -54,8 +54,9 @@ impl<U: Upstream> Session<U> {
             let since = Instant::now();
             match exchange(self, line, requests).await {
                 End::Envoy(status) => return status,
-                End::Renewed => {
-                    debug!("The workload is healthy: istiod shall see it in a new stream.");
+                End::Renewed { answered: false } if requests.can_repeat() => {}
+                End::Renewed { .. } => {
+                    debug!("Istiod shall look at this machine anew, in a new stream.");
                     let line = self.dial().await;
                     self.shared.keep(line);
                     return Status::ok("");

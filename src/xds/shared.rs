@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::state::{Ledger, Phase};
 use super::upstream::{Line, StreamError};
-use super::{Config, Inputs};
+use super::{Config, Inputs, Opening};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
@@ -134,6 +134,22 @@ impl<U> Shared<U> {
         if admission.wait_for(|admitted| *admitted).await.is_err() {
             // Who would have admitted us is gone: the agent is on its way out.
             std::future::pending::<()>().await;
+        }
+        let mut claims = self.inputs.claims.clone();
+        loop {
+            let opening = claims.borrow_and_update().opening;
+            let changed = match opening {
+                Opening::Now => return,
+                Opening::At(moment) if moment <= Instant::now() => return,
+                Opening::At(moment) => tokio::select! {
+                    () = tokio::time::sleep_until(moment) => return,
+                    changed = claims.changed() => changed,
+                },
+                Opening::Closed => claims.changed().await,
+            };
+            if changed.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

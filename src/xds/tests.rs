@@ -1,5 +1,6 @@
 mod fakes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,14 +8,17 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::wire::{HEALTH, LISTENER, NAME_TABLE};
-use super::{Config, Health, Inputs, Phase, relay_over};
+use super::{Claims, Config, Health, Inputs, Opening, Phase, relay_over};
 use crate::base::backoff::Retry;
 use crate::base::uds::Peers;
 use crate::base::{clock, uds};
+use crate::identity::SpiffeId;
 use crate::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
+    Resource,
 };
 use crate::proto::nds::{NameInfo, NameTable};
+use crate::workload::Workload;
 use fakes::{World, within};
 
 const SOTW: &str =
@@ -395,6 +399,80 @@ async fn a_second_stream_of_envoy_closes_the_first() {
     assert_eq!(world.relay.snapshot().phase, Phase::Connected);
 }
 
+/// Who the machine is now, other than Envoy knows.
+fn moved() -> Claims {
+    let workload = Workload {
+        name: "vm1".to_owned(),
+        id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
+        group: None,
+        address: "10.0.0.2".parse().unwrap(),
+        instance_ips: vec!["10.0.0.2".parse().unwrap()],
+        labels: [("app".to_owned(), "new".to_owned())].into(),
+        ports: [].into(),
+        network: String::new(),
+        locality: None,
+        weight: None,
+    };
+    Claims { workload: Some(Arc::new(workload)), opening: Opening::Now }
+}
+
+/// Envoy's first request, as it always tells it.
+fn first_request() -> Bytes {
+    let id = "sidecar~10.0.0.1~vm1.vms~vms.svc.cluster.local".to_owned();
+    let node = Node { id, metadata: Some(prost_types::Struct::default()), ..Default::default() };
+    let type_url = LISTENER.to_owned();
+    let request = DeltaDiscoveryRequest { node: Some(node), type_url, ..Default::default() };
+    request.encode_to_vec().into()
+}
+
+fn node_of(request: Bytes) -> Node {
+    DeltaDiscoveryRequest::decode(request).unwrap().node.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_claims_are_told_in_a_new_stream_in_place_of_envoys() {
+    let mut world = World::new().await;
+    let (mut envoy, mut upstream) = world.connected(DELTA).await;
+    world.claims.send_replace(moved());
+    assert_eq!(envoy.end().await, Code::Ok, "Envoy comes back at once");
+    assert!(upstream.is_over().await);
+    let envoy = world.envoy(DELTA).await;
+    envoy.send(first_request()).await;
+    let mut upstream = world.istiod.stream().await;
+    let node = node_of(upstream.receive().await);
+    assert_eq!(node.id, "sidecar~10.0.0.2~vm1.vms~vms.svc.cluster.local");
+    assert!(node.metadata.unwrap().fields.contains_key("LABELS"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_istiods_first_response_other_claims_cost_envoy_nothing() {
+    let mut world = World::new().await;
+    let mut envoy = world.envoy(DELTA).await;
+    envoy.send(first_request()).await;
+    let mut silent = world.istiod.stream().await;
+    assert_eq!(node_of(silent.receive().await).id.split('~').nth(1), Some("10.0.0.1"));
+    world.claims.send_replace(moved());
+    let mut upstream = world.istiod.stream().await;
+    assert_eq!(node_of(upstream.receive().await).id.split('~').nth(1), Some("10.0.0.2"));
+    upstream.send(response(LISTENER, "1", &[])).await;
+    assert_eq!(envoy.receive().await, response(LISTENER, "1", &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn istiod_is_not_called_before_it_may_hear_the_claims() {
+    let mut world = World::new().await;
+    world.claims.send_modify(|claims| claims.opening = Opening::Closed);
+    let mut envoy = world.envoy(DELTA).await;
+    envoy.send(first_request()).await;
+    assert!(envoy.is_held_for(Duration::from_secs(3600)).await);
+    assert_eq!(world.istiod.dials(), 0);
+    let start = tokio::time::Instant::now();
+    let opening = Opening::At(start + Duration::from_secs(12));
+    world.claims.send_modify(|claims| claims.opening = opening);
+    world.istiod.stream().await;
+    assert!(start.elapsed() >= Duration::from_secs(12));
+}
+
 #[tokio::test(start_paused = true)]
 async fn envoys_leaving_closes_the_stream_to_istiod() {
     let mut world = World::new().await;
@@ -421,8 +499,11 @@ async fn serves_at_a_unix_socket() {
     let listener = uds::bind(&path).unwrap();
     let me = nix::unistd::getuid().as_raw();
     let config = Config { peers: Peers::new(vec![me]), name_table: false };
-    let inputs =
-        Inputs { health: world.health.subscribe(), admission: world.admission.subscribe() };
+    let inputs = Inputs {
+        health: world.health.subscribe(),
+        admission: world.admission.subscribe(),
+        claims: world.claims.subscribe(),
+    };
     let (wire, mut istiod) = fakes::istiod(&world.tasks);
     let relay = relay_over(config, wire, inputs, clock::system(), world.tasks.child());
     let server = relay.serve(listener);

@@ -42,7 +42,7 @@ impl Flavour {
         };
         let mut found = Request::default();
         for field in Fields(message) {
-            let Field { number, payload } = field?;
+            let Field { number, payload, .. } = field?;
             if number == type_url {
                 found.type_url = text(payload)?;
             } else if number == nonce {
@@ -58,7 +58,7 @@ impl Flavour {
     pub(super) fn response(self, message: &[u8]) -> Result<Response<'_>, Malformed> {
         let mut found = Response::default();
         for field in Fields(message) {
-            let Field { number, payload } = field?;
+            let Field { number, payload, .. } = field?;
             match number {
                 1 => found.version = text(payload)?,
                 4 => found.type_url = text(payload)?,
@@ -162,11 +162,13 @@ pub(super) struct Malformed;
 
 /// Walks the fields of a message without looking into them. A field with a wire type other than
 /// length-delimited has no payload.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
-struct Field<'a> {
-    number: u64,
-    payload: Option<&'a [u8]>,
+pub(super) struct Field<'a> {
+    pub(super) number: u64,
+    pub(super) payload: Option<&'a [u8]>,
+    /// All of it, with its tag.
+    pub(super) raw: &'a [u8],
 }
 
 impl<'a> Iterator for Fields<'a> {
@@ -186,6 +188,7 @@ impl<'a> Iterator for Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn field(&mut self) -> Result<Field<'a>, Malformed> {
+        let whole = self.0;
         let tag = self.varint()?;
         let number = tag >> 3;
         let payload = match tag & 7 {
@@ -198,7 +201,9 @@ impl<'a> Fields<'a> {
             5 => self.skip(4).map(|_| None)?,
             _ => return Err(Malformed),
         };
-        if number == 0 { Err(Malformed) } else { Ok(Field { number, payload }) }
+        let length = whole.len().saturating_sub(self.0.len());
+        let raw = whole.get(..length).unwrap_or_default();
+        if number == 0 { Err(Malformed) } else { Ok(Field { number, payload, raw }) }
     }
 
     fn varint(&mut self) -> Result<u64, Malformed> {
@@ -229,7 +234,7 @@ fn text(payload: Option<&[u8]>) -> Result<&str, Malformed> {
 fn status_message(payload: Option<&[u8]>) -> Result<&str, Malformed> {
     let mut message = "";
     for field in Fields(payload.ok_or(Malformed)?) {
-        let Field { number, payload } = field?;
+        let Field { number, payload, .. } = field?;
         if number == 2 {
             message = text(payload)?;
         }

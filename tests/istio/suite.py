@@ -15,6 +15,7 @@ from vm import AGENT, ENVOY
 from bundle import *
 from capture import *
 from credential import *
+from drift import *
 from facts import *
 from faults import *
 from health import *

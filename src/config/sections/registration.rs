@@ -65,6 +65,13 @@ pub struct Registration {
     pub kubernetes: Option<Kubernetes>,
     /// How long others have to hear that the machine is leaving before its proxy drains.
     pub leave_delay: Duration,
+    /// After which absence another machine has lost its name to this one.
+    pub take_over_after: Duration,
+    /// After which absence entries of this service account are removed; zero for never.
+    pub remove_stale_after: Duration,
+    /// How long istiod keeps the entry of a machine whose stream has ended (istiod's
+    /// `PILOT_WORKLOAD_ENTRY_GRACE_PERIOD`).
+    pub grace_period: Duration,
 }
 
 impl Registration {
@@ -74,7 +81,19 @@ impl Registration {
         let force = reader.flag("registration.force", false);
         let kubernetes = kubernetes(reader, paths, mode == Some(RegistrationMode::Kubernetes));
         let leave_delay = reader.duration_or_zero("registration.leaveDelay", "2s");
-        Some(Self { mode: mode?, remove_on_stop, force, kubernetes, leave_delay: leave_delay? })
+        let take_over_after = reader.duration_or_zero("registration.takeOverAfter", "5m");
+        let remove_stale_after = reader.duration_or_zero("registration.removeStaleAfter", "72h");
+        let grace_period = reader.duration_or_zero("registration.gracePeriod", "10s");
+        Some(Self {
+            mode: mode?,
+            remove_on_stop,
+            force,
+            kubernetes,
+            leave_delay: leave_delay?,
+            take_over_after: take_over_after?,
+            remove_stale_after: remove_stale_after?,
+            grace_period: grace_period?,
+        })
     }
 }
 

@@ -256,10 +256,14 @@ fn ports(reader: &mut Reader<'_>) -> BTreeMap<String, u16> {
             Err(what) => reader.wrong_in("workload.ports", &name, what),
         }
     }
+    if ports.len() > PORTS {
+        reader.wrong("workload.ports", format!("more than {PORTS} ports"));
+    }
     ports
 }
 
 /// In the order in which Istio looks for them.
 const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
-/// istiod's limit (istio/api `networking/v1alpha3/workload_entry.proto`).
+/// istiod's limits (istio/api `networking/v1alpha3/workload_entry.proto`).
 const LABELS: usize = 256;
+const PORTS: usize = 128;

@@ -26,7 +26,9 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Status};
 
 use super::super::service::serve_connections;
-use super::super::{Config, DialFailure, Health, Inputs, Line, Relay, Upstream, relay_over};
+use super::super::{
+    Claims, Config, DialFailure, Health, Inputs, Line, Relay, Upstream, relay_over,
+};
 use crate::base::backoff::Retry;
 use crate::base::clock;
 use crate::base::tasks::Tasks;
@@ -38,6 +40,7 @@ pub(super) struct World {
     pub(super) istiod: Istiod,
     pub(super) health: watch::Sender<Option<Health>>,
     pub(super) admission: watch::Sender<bool>,
+    pub(super) claims: watch::Sender<Claims>,
     pub(super) tasks: Tasks,
     envoy: Channel,
 }
@@ -48,14 +51,19 @@ impl World {
         let (wire, istiod) = istiod(&tasks);
         let health = watch::Sender::new(None);
         let admission = watch::Sender::new(true);
-        let inputs = Inputs { health: health.subscribe(), admission: admission.subscribe() };
+        let claims = watch::Sender::new(Claims::default());
+        let inputs = Inputs {
+            health: health.subscribe(),
+            admission: admission.subscribe(),
+            claims: claims.subscribe(),
+        };
         let config = Config { peers: Peers::new(vec![]), name_table: true };
         let relay = relay_over(config, wire, inputs, clock::system(), tasks.child());
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let connections = stream::iter([Ok(theirs)]).chain(stream::pending());
         let server = serve_connections(Arc::clone(&relay.shared), connections);
         tasks.spawn("relay", async move { server.await.unwrap() });
-        Self { relay, istiod, health, admission, tasks, envoy: channel(ours).await }
+        Self { relay, istiod, health, admission, claims, tasks, envoy: channel(ours).await }
     }
 
     /// Opens a stream as Envoy does.

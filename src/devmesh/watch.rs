@@ -1,0 +1,222 @@
+//! Kubernetes' watch over the kept objects: one JSON object a line, from a revision on
+//! (`apimachinery/pkg/watch`). What is kept of the past is bounded: older revisions are gone.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::answer::Refusal;
+use super::store::{API_VERSION, Key, Objects, Resource};
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Added,
+    Deleted,
+    Modified,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Deleted => "DELETED",
+            Self::Modified => "MODIFIED",
+        }
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) revision: u64,
+    pub(super) kind: Kind,
+    pub(super) key: Key,
+    pub(super) object: Value,
+}
+
+/// The latest changes, oldest first.
+#[derive(Default)]
+pub(super) struct Changes {
+    kept: VecDeque<Change>,
+    /// The revision of the newest change that is not kept any more.
+    forgotten: u64,
+}
+
+impl Changes {
+    pub(super) fn add(&mut self, change: Change) {
+        self.kept.push_back(change);
+        while self.kept.len() > CHANGES {
+            if let Some(oldest) = self.kept.pop_front() {
+                self.forgotten = oldest.revision;
+            }
+        }
+    }
+
+    /// Forgets all that was, as the API server does some minutes later.
+    pub(super) fn forget(&mut self) {
+        if let Some(newest) = self.kept.back() {
+            self.forgotten = newest.revision;
+        }
+        self.kept.clear();
+    }
+
+    /// The changes after a revision; `None` when some of them are gone.
+    pub(super) fn after(&self, revision: u64) -> Option<Vec<Change>> {
+        let newer = self.kept.iter().filter(|change| change.revision > revision);
+        (revision >= self.forgotten).then(|| newer.cloned().collect())
+    }
+}
+
+/// Whether the options of a call ask for a watch.
+pub(super) fn is_wanted(options: &BTreeMap<String, String>) -> bool {
+    options.get("watch").is_some_and(|value| ["true", "1"].contains(&value.as_str()))
+}
+
+/// What is watched.
+pub(super) struct Scope {
+    pub(super) resource: Resource,
+    /// Empty for all namespaces.
+    pub(super) namespace: String,
+    /// The one object, where a field selector names it.
+    pub(super) name: Option<String>,
+    /// Labels that an object must have.
+    pub(super) labels: Vec<(String, String)>,
+}
+
+impl Scope {
+    /// The collection, narrowed by the selectors of a call.
+    pub(super) fn new(
+        resource: Resource,
+        namespace: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Self {
+        let name = options.get("fieldSelector").and_then(|text| text.strip_prefix(BY_NAME));
+        let labels = options.get("labelSelector").map(String::as_str).unwrap_or_default();
+        let labels = labels.split(',').filter_map(|pair| pair.split_once('='));
+        Self {
+            resource,
+            namespace: namespace.to_owned(),
+            name: name.map(str::to_owned),
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        }
+    }
+
+    pub(super) fn has(&self, object: &Value) -> bool {
+        let at = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let labels = object.pointer("/metadata/labels");
+        let label = |key: &str| labels.and_then(|labels| labels.get(key)?.as_str());
+        (self.namespace.is_empty() || at("/metadata/namespace") == self.namespace)
+            && self.name.as_deref().is_none_or(|name| at("/metadata/name") == name)
+            && self.labels.iter().all(|(key, value)| label(key) == Some(value))
+    }
+}
+
+/// A running watch.
+struct Watcher {
+    objects: Objects,
+    changed: watch::Receiver<u64>,
+    scope: Scope,
+    revision: u64,
+    bookmarks: bool,
+    end: Instant,
+    over: bool,
+}
+
+/// Answers with what changes. Without a revision it begins with what is there.
+pub(super) fn follow(
+    objects: &Objects,
+    scope: Scope,
+    options: &BTreeMap<String, String>,
+) -> Result<Response, Refusal> {
+    let number = |name: &str| options.get(name).and_then(|text| text.parse::<u64>().ok());
+    let changed = objects.changed();
+    let (start, first) = match number("resourceVersion").filter(|revision| *revision > 0) {
+        Some(revision) => (revision, String::new()),
+        None => {
+            let there = objects.list(scope.resource, None).into_iter();
+            let there = there.filter(|object| scope.has(object));
+            (objects.revision(), there.map(|object| line(Kind::Added.word(), &object)).collect())
+        }
+    };
+    if objects.changes_after(start).is_none() {
+        return Err(Refusal::expired(start));
+    }
+    let limit = number("timeoutSeconds").map_or(LIMIT, Duration::from_secs).min(LIMIT);
+    let bookmarks = options.get("allowWatchBookmarks").is_some_and(|value| value == "true");
+    let watcher = Watcher {
+        objects: objects.clone(),
+        changed,
+        scope,
+        revision: start,
+        bookmarks,
+        end: Instant::now() + limit,
+        over: false,
+    };
+    let rest = futures_util::stream::unfold(watcher, |mut watcher| async move {
+        let lines = watcher.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(lines)), watcher))
+    });
+    let first = futures_util::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
+    let body = Body::from_stream(futures_util::StreamExt::chain(first, rest));
+    Ok(([("content-type", "application/json")], body).into_response())
+}
+
+impl Watcher {
+    /// The next lines; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if self.over {
+                return None;
+            }
+            self.changed.borrow_and_update();
+            let Some(changes) = self.objects.changes_after(self.revision) else {
+                self.over = true;
+                let body = Refusal::expired(self.revision).into_status();
+                return Some(line("ERROR", &body));
+            };
+            let fits = |change: &&Change| {
+                change.key.resource == self.scope.resource && self.scope.has(&change.object)
+            };
+            let lines: String = changes
+                .iter()
+                .filter(fits)
+                .map(|change| line(change.kind.word(), &change.object))
+                .collect();
+            let newest = changes.last().map(|change| change.revision);
+            self.revision = newest.unwrap_or(self.revision);
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+            if newest.is_some() && self.bookmarks {
+                return Some(self.bookmark());
+            }
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(self.end) => return None,
+            }
+        }
+    }
+
+    fn bookmark(&self) -> String {
+        let kind = self.scope.resource.kind();
+        let metadata = json!({"resourceVersion": self.revision.to_string()});
+        line("BOOKMARK", &json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata}))
+    }
+}
+
+fn line(word: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": word, "object": object}))
+}
+
+const BY_NAME: &str = "metadata.name=";
+/// Changes that are kept; the API server keeps those of the last minutes.
+const CHANGES: usize = 10_000;
+/// The longest watch; the API server ends one after half an hour to an hour.
+const LIMIT: Duration = Duration::from_secs(1800);
