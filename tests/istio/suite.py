@@ -18,6 +18,7 @@ from credential import *
 from drift import *
 from facts import *
 from faults import *
+from fleet import *
 from health import *
 from joining import *
 from names import *

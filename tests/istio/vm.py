@@ -9,6 +9,8 @@ from lab import BIN, until
 
 AGENT = pathlib.Path(os.environ.get("VM_AGENT", pathlib.Path(__file__).parents[2] / "target/release/vm-agent")).absolute()
 ENVOY = BIN / "envoy"
+#: Starts at once and does nothing, for tests that are not about the proxy.
+FAKE_ENVOY = pathlib.Path(__file__).parents[1] / "fakes/envoy"
 
 
 class Vm:
