@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::kept::{self, KeptIdentity, Place};
 use super::{Config, RenewalPhase, RenewalState, Source, export, persist};
 use crate::base::backoff::Retry;
-use crate::base::clock::{SharedClock, Skew, rfc3339};
+use crate::base::clock::{SharedClock, Skew};
 use crate::base::fsio::FileError;
 use crate::base::trouble::{Trouble, chain};
 use crate::controlplane::read_roots;
@@ -230,36 +231,22 @@ struct Kept {
 
 fn restore(config: &Config, clock: &SharedClock) -> Kept {
     let nothing = Kept { identity: None, roots: None };
-    let why = match persist::load(&config.state_directory) {
-        persist::Found::Nothing => return nothing,
-        persist::Found::Unusable(why) => why,
-        persist::Found::Identity(found) => {
-            let (candidate, received_at, kept) = *found;
-            let roots = Some(kept.clone());
-            let known = read_roots(&config.root_cert)
-                .map_or_else(|_| kept.clone(), |roots| roots.union(&kept));
-            let now = clock.now();
-            match IssuedIdentity::verify(candidate, &config.id, &known, now) {
-                Ok(identity) if identity.is_valid_at(now) => {
-                    let identity = identity.with_received_at(received_at);
-                    tracing::info!(
-                        serial = identity.serial(),
-                        "Serving the identity kept on disk."
-                    );
-                    return Kept { identity: Some(identity), roots };
-                }
-                Ok(identity) => {
-                    let starts = rfc3339(identity.not_before());
-                    tracing::info!(starts, "The identity kept on disk is not valid yet.");
-                    return Kept { identity: None, roots };
-                }
-                Err(error @ (Refusal::Expired { .. } | Refusal::NotYetValid { .. })) => {
-                    tracing::info!(%error, "The identity kept on disk is not valid now.");
-                    return Kept { identity: None, roots };
-                }
-                Err(error) => error.to_string(),
-            }
+    let place = Place {
+        state_directory: &config.state_directory,
+        root_cert: &config.root_cert,
+        id: &config.id,
+    };
+    let why = match kept::look(&place, clock.now()) {
+        KeptIdentity::Nothing => return nothing,
+        KeptIdentity::Good { identity, roots } => {
+            tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
+            return Kept { identity: Some(*identity), roots: Some(roots) };
         }
+        KeptIdentity::NotNow { why, roots } => {
+            tracing::info!(why, "The identity kept on disk is not valid now.");
+            return Kept { identity: None, roots: Some(roots) };
+        }
+        KeptIdentity::Unusable { why } => why,
     };
     match persist::set_aside(&config.state_directory) {
         Ok(path) => {
