@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use answer::{Question, Reply, Transport, answer_packet};
-pub use probe::probe;
+pub use probe::{Heard, probe};
 pub use server::{Doors, Handle, OpenError, Server};
 pub use state::DnsState;
 pub use table::Table;

@@ -56,10 +56,10 @@ fn process(paths: &Paths, daemon: &Answer) -> Finding {
             let cause =
                 format!("the agent has died: {} is there and nobody holds it", lock.display());
             Finding::failed(id, cause)
-                .mend("start it: `systemctl restart vm-agent` (or `vm-agent run`); `journalctl -u vm-agent` says why".to_owned())
+                .mend("`systemctl restart vm-agent` (or `vm-agent run`); `journalctl -u vm-agent` says why it died".to_owned())
         }
         Answer::Nobody => Finding::warning(id, "no agent runs")
-            .mend("start it: `vm-agent join SOURCE`, or `systemctl start vm-agent`".to_owned()),
+            .mend("`vm-agent join SOURCE`, or `systemctl start vm-agent`".to_owned()),
     }
 }
 

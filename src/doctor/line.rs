@@ -42,7 +42,7 @@ pub(super) async fn examine(case: &Case<'_>) -> Line {
             findings.push(match root {
                 Ok(evidence) => Finding::skipped(Id::Root, "istiod's certificate was not seen")
                     .evidence(evidence),
-                Err(cause) => unusable(cause),
+                Err(cause) => unusable(case, cause),
             });
             return Line { findings, clock: None };
         }
@@ -51,19 +51,19 @@ pub(super) async fn examine(case: &Case<'_>) -> Line {
         Ok(root) => root,
         Err(cause) => {
             findings.push(Finding::behind(Id::Tls, Id::Root));
-            findings.push(unusable(cause));
+            findings.push(unusable(case, cause));
             return Line { findings, clock: None };
         }
     };
     let outcome = dialer.dial().await;
     let clock = outcome.as_ref().err().filter(|error| matches!(error, DialError::Clock { .. }));
     let clock = clock.map(|error| chain(error));
-    findings.extend(shown(&outcome.map(drop), &dialer.server_name(), root));
+    findings.extend(shown(case, &outcome.map(drop), &dialer.server_name(), root));
     Line { findings, clock }
 }
 
-fn unusable(cause: String) -> Finding {
-    Finding::failed(Id::Root, cause).mend(ROOT.to_owned())
+fn unusable(case: &Case<'_>, cause: String) -> Finding {
+    Finding::failed(Id::Root, cause).mend(fetch_root(case))
 }
 
 fn reached(case: &Case<'_>, peer: SocketAddr) -> [Finding; 2] {
@@ -97,8 +97,23 @@ fn out_of_reach(case: &Case<'_>, error: &DialError) -> Vec<Finding> {
     ]
 }
 
+/// The way to the mesh's root.
+fn fetch_root(case: &Case<'_>) -> String {
+    format!(
+        "fetch the mesh's root: `kubectl get configmap istio-ca-root-cert -n {} -o \
+         jsonpath='{{.data.root-cert\\.pem}}' > {}`",
+        case.outline.id.namespace(),
+        case.outline.discovery.root_cert.display()
+    )
+}
+
 /// What the handshake says of each step.
-fn shown(outcome: &Result<(), DialError>, name: &str, root: String) -> Vec<Finding> {
+fn shown(
+    case: &Case<'_>,
+    outcome: &Result<(), DialError>,
+    name: &str,
+    root: String,
+) -> Vec<Finding> {
     let tls = Finding::ok(Id::Tls, "istiod speaks TLS and HTTP/2");
     let good_root = || Finding::ok(Id::Root, "istiod's certificate leads to the mesh's root");
     let error = match outcome {
@@ -119,7 +134,7 @@ fn shown(outcome: &Result<(), DialError>, name: &str, root: String) -> Vec<Findi
             tls,
             Finding::failed(Id::Root, cause)
                 .blame(Blame::ControlPlane)
-                .mend(ROOT.to_owned())
+                .mend(fetch_root(case))
                 .evidence(root),
         ],
         DialError::OtherName { .. } | DialError::ServerName { .. } => vec![
@@ -189,9 +204,6 @@ fn judge(
 /// istiod's own allowance is two minutes.
 const FAR_OFF: Duration = Duration::from_secs(60);
 const SET: &str = "set this machine's clock: `timedatectl set-ntp true`";
-const ROOT: &str = "fetch the mesh's root: `kubectl get configmap istio-ca-root-cert -n NAMESPACE -o \
-                    jsonpath='{.data.root-cert\\.pem}'`, and put it into the file that mesh.rootCert \
-                    names";
 const TLS: &str = "check that mesh.discoveryAddress names istiod's TLS port (usually 15012) and no \
                    proxy in between ends TLS";
 

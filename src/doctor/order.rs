@@ -42,7 +42,8 @@ impl Report {
 pub(super) fn settle(all: Vec<Finding>, now: SystemTime, root: &Path) -> Report {
     let mut findings: Vec<Finding> = Vec::new();
     for id in Id::ALL {
-        // Two of one check: the worse one counts, and has the evidence of both.
+        // Two of one check: the worse one counts, of equal ones the later, which says more; it has
+        // the evidence of both.
         let found = all.iter().filter(|finding| finding.id == id).cloned().reduce(worse);
         let root = id.needs().iter().copied().find(|need| is_broken(&findings, *need));
         findings.push(match (found, root) {
@@ -88,7 +89,7 @@ fn worse(one: Finding, other: Finding) -> Finding {
         State::Warning => 2,
         State::Failed => 3,
     };
-    let (mut worse, better) = if rank(&other) > rank(&one) { (other, one) } else { (one, other) };
+    let (mut worse, better) = if rank(&other) >= rank(&one) { (other, one) } else { (one, other) };
     if explains(&better) {
         worse.evidence.push(better.cause);
     }

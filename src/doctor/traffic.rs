@@ -86,12 +86,19 @@ async fn names(case: &Case<'_>, captured: bool) -> Finding {
         return Finding::skipped(id, "only a running agent answers");
     }
     let is_here = |at: &&SocketAddr| at.is_ipv4();
-    let Some(at) = config.listen.iter().find(is_here).or(config.listen.first()).copied() else {
+    let Some(at) = config.listen.iter().find(is_here).or_else(|| config.listen.first()).copied()
+    else {
         return Finding::skipped(id, "the agent listens nowhere for DNS queries");
     };
     let name = &case.outline.discovery.endpoint.host;
     match timeout(LIMIT, dns::probe(at, name)).await {
-        Ok(Ok(words)) => Finding::ok(id, format!("{at} answers for {name}: {words}")),
+        Ok(Ok(heard)) if heard.failed => {
+            let cause = format!("DNS at {at} answers, but the resolvers behind it do not");
+            Finding::warning(id, cause)
+                .mend("look at dns.upstreams and /etc/resolv.conf".to_owned())
+                .evidence(format!("the answer for {name}: {}", heard.words))
+        }
+        Ok(Ok(heard)) => Finding::ok(id, format!("{at} answers for {name}: {}", heard.words)),
         Ok(Err(error)) => {
             let cause = format!("DNS at {at} does not answer for {name}: {error}");
             let mend = "look at dns.upstreams and /etc/resolv.conf, and restart the agent if dns.port \

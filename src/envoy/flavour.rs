@@ -97,16 +97,18 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// The types that istiod's default configuration names and that are not of Envoy's core
-/// (Istio `pilot/pkg/xds/filters/filters.go`).
+/// The packages of the types that istiod's default configuration names and that are not of Envoy's
+/// core (Istio `pilot/pkg/xds/filters/filters.go`). A binary carries the descriptors of its types, in
+/// which a package stands apart from the names in it; that of the statistics has a name too short to
+/// tell, but the type of one of its fields stands there in full.
 const ISTIO: [(&str, &str); 4] = [
-    ("peer metadata (HTTP)", "io.istio.http.peer_metadata.Config"),
-    ("peer metadata (TCP)", "envoy.tcp.metadataexchange.config.MetadataExchange"),
-    ("ALPN", "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"),
-    ("statistics", "stats.PluginConfig"),
+    ("peer metadata (HTTP)", "io.istio.http.peer_metadata"),
+    ("peer metadata (TCP)", "envoy.tcp.metadataexchange.config"),
+    ("ALPN", "istio.envoy.config.filter.http.alpn.v2alpha1"),
+    ("statistics", ".stats.MetricConfig"),
 ];
 /// Every build with contributed extensions has it, and no other.
-const CONTRIB: &str = "envoy.filters.network.mysql_proxy";
+const CONTRIB: &str = "envoy.filters.network.sip_proxy";
 /// Every Envoy has it.
 const CORE: &str = "envoy.filters.network.http_connection_manager";
 /// Four times the largest build.
@@ -127,7 +129,7 @@ mod tests {
     fn a_build_is_told_by_the_extensions_that_it_carries() {
         let istio = ISTIO.map(|(_, name)| name).join("\0");
         assert_eq!(flavour(istio.as_bytes()).build, Build::Istio);
-        let contrib = flavour(format!("{CORE}\0{CONTRIB}\0stats.PluginConfig").as_bytes());
+        let contrib = flavour(format!("{CORE}\0{CONTRIB}\0.stats.MetricConfig").as_bytes());
         assert_eq!((contrib.build, contrib.knows), (Build::Contrib, vec!["statistics"]));
         let plain = flavour(CORE.as_bytes());
         assert_eq!((plain.build, plain.lacks.len()), (Build::Plain, ISTIO.len()));

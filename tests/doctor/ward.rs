@@ -24,7 +24,7 @@ pub(crate) struct Ward {
     /// Held as long as the fault lasts.
     pub(crate) locks: Vec<std::fs::File>,
     /// What is changed once the daemon is as wanted.
-    pub(crate) after: fn(&mut Ward),
+    pub(crate) after: fn(&mut Self),
     /// What the daemon's status shows before it is examined.
     pub(crate) until: fn(&Value) -> bool,
     pub(crate) settings: Value,
@@ -61,8 +61,11 @@ impl Ward {
             ward.kube_token(KUBERNETES_AUDIENCE, 3600);
         }
         if stage == Stage::Ready {
-            ward.until =
-                |status| status["ready"] == true && status["health"]["health"]["is"] == "healthy";
+            ward.until = |status| {
+                status["ready"] == true
+                    && status["health"]["health"]["is"] == "healthy"
+                    && status["control_plane"]["phase"] == "connected"
+            };
             ward.play_envoy();
         }
         ward.write();
@@ -92,8 +95,9 @@ impl Ward {
     }
 
     pub(crate) fn files(&self) -> Vec<String> {
-        let found = Command::new("find").arg(self.bed.root.path()).args(["-printf", "%p %s %T@\n"]);
-        let output = { found }.output().unwrap();
+        let mut find = Command::new("find");
+        find.arg(self.bed.root.path()).args(["-printf", "%p %s %T@\n"]);
+        let output = find.output().unwrap();
         let mut all: Vec<_> =
             String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
         all.sort_unstable();
