@@ -84,7 +84,6 @@ async fn a_machine_without_a_fault_has_none() {
         "token",
         "certificate",
         "registration",
-        "stream",
         "names",
         "health",
         "ready",

@@ -307,12 +307,19 @@ pub(crate) const FAULTS: &[Fault] = &[
         ward.until = |status| status["conditions"].to_string().contains("is for spiffe://");
         ward.bed.mesh.set_fault(MeshFault::OtherIdentity);
     }),
-    fault("a proxy that ends again and again", Alive, "proxy-process", "", 8, |ward| {
-        ward.until = |status| status["conditions"].to_string().contains("\"proxy\"");
-        let version =
-            "[ \"$1\" = --version ] && { echo 'envoy  version: 0/1.40.0/x'; exit 0; }; exit 3";
-        envoy(ward, version, 0o755);
-    }),
+    fault(
+        "a proxy that ends again and again",
+        Alive,
+        "proxy-process",
+        "exit status 3",
+        8,
+        |ward| {
+            ward.until = |status| status["conditions"].to_string().contains("\"proxy\"");
+            let version =
+                "[ \"$1\" = --version ] && { echo 'envoy  version: 0/1.40.0/x'; exit 0; }; exit 3";
+            envoy(ward, version, 0o755);
+        },
+    ),
     fault(
         "istiod does not know the WorkloadGroup",
         Ready,

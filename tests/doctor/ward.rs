@@ -61,11 +61,8 @@ impl Ward {
             ward.kube_token(KUBERNETES_AUDIENCE, 3600);
         }
         if stage == Stage::Ready {
-            ward.until = |status| {
-                status["ready"] == true
-                    && status["health"]["health"]["is"] == "healthy"
-                    && status["control_plane"]["phase"] == "connected"
-            };
+            ward.until =
+                |status| status["ready"] == true && status["health"]["health"]["is"] == "healthy";
             ward.play_envoy();
         }
         ward.write();
