@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{MANAGED_BY, MANAGED_BY_LABEL};
 use super::{object, tenant};
-use crate::base::clock::SharedClock;
 use crate::base::trouble::chain;
 use crate::kube::{Client, KubeError, Object, Version};
 use crate::workload::Workload;
@@ -21,10 +20,8 @@ pub struct Sweep {
     pub client: Arc<Client>,
     /// This machine: only entries of its service account are touched, and never its own.
     pub workload: Arc<Workload>,
-    /// After which absence an entry goes.
+    /// After which absence, by the API server's clock, an entry goes.
     pub after: Duration,
-    /// The clock that absence is told by.
-    pub clock: SharedClock,
 }
 
 impl Sweep {
@@ -60,7 +57,8 @@ impl Sweep {
         let selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
         let list = self.client.list(&all, Some(&selector)).await?;
         let items = list.get("items").and_then(Value::as_array);
-        let now = self.clock.now();
+        // A clock of ours that is wrong would make all of them old.
+        let now = self.client.server_time();
         let stale = items
             .into_iter()
             .flatten()
