@@ -93,7 +93,7 @@ fn pause(after: Duration) -> Duration {
 /// Whether a sibling of `own` left its entry behind and has been gone since `after` or longer.
 fn is_stale(entry: &Value, own: &Workload, after: Duration, now: SystemTime) -> bool {
     let account = entry.pointer("/spec/serviceAccount").and_then(Value::as_str);
-    let left = tenant::disconnected_at(entry).and_then(|left| now.duration_since(left).ok());
+    let left = tenant::left_at(entry).and_then(|left| now.duration_since(left).ok());
     account == Some(own.id.service_account().as_str())
         && name(entry) != Some(own.name.as_str())
         && tenant::machine(entry).is_some()
@@ -146,7 +146,15 @@ mod tests {
         let recently = left(86_399)["istio.io/disconnectedAt"].clone();
         assert!(!entry(&|entry| annotate(entry, "istio.io/disconnectedAt", recently.clone())));
         assert!(!entry(&|entry| annotate(entry, "istio.io/disconnectedAt", Value::Null)));
-        assert!(!entry(&|entry| annotate(entry, "istio.io/connectedAt", json!("now"))));
+        let day_ago = left(86_400)["istio.io/disconnectedAt"].clone();
+        let connected =
+            |entry: &mut Value| annotate(entry, "istio.io/connectedAt", day_ago.clone());
+        assert!(entry(&connected), "istiod went down with it, and has cleaned up since");
+        assert!(!entry(&|entry| {
+            connected(entry);
+            entry["status"] = json!({"conditions": [{"type": "Healthy", "status": "False"}]});
+        }));
+        assert!(!entry(&|entry| annotate(entry, "istio.io/connectedAt", recently.clone())));
         assert!(!entry(&|entry| {
             entry["status"] = json!({"conditions": [{"type": "Healthy", "status": "True"}]});
         }));
