@@ -162,7 +162,7 @@ impl<'a> Course<'a> {
     }
 
     /// Applies what nobody else holds, and says who holds the rest. Nothing is applied to an entry
-    /// that has never been ours and whose address or account somebody else decides.
+    /// that is not ours and whose address or account somebody else decides.
     async fn yield_to(
         &mut self,
         object: &Object,
@@ -175,7 +175,11 @@ impl<'a> Course<'a> {
         let error = RegisterError::Contested { entry, fields: conflicts.to_vec() };
         let is_vital = |one: &FieldConflict| VITAL.contains(&one.field.as_str());
         if self.uid.is_none() && conflicts.iter().any(is_vital) {
-            return Err(error);
+            // It may be ours from before the agent was started anew.
+            let live = client.get(object).await?;
+            if tenant::machine(&live) != Some(config.machine.hash()) {
+                return Err(error);
+            }
         }
         let theirs: Vec<&str> = conflicts.iter().map(|one| one.field.as_str()).collect();
         let kept = fields::without(&wanted, &theirs);
