@@ -24,6 +24,8 @@ pub(super) struct Course<'a> {
     workload: watch::Receiver<Arc<Workload>>,
     /// Of tries that failed.
     failures: Backoff,
+    /// Why the last try failed, which is logged once.
+    failure: Option<String>,
     /// Of repairs: somebody may do the opposite of what we do.
     repairs: Backoff,
     repaired: Option<Instant>,
@@ -68,6 +70,7 @@ impl<'a> Course<'a> {
             workload,
             addresses,
             failures: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            failure: None,
             repairs: Backoff::new(FIRST_REPAIR, LONGEST_REPAIR),
             repaired: None,
             breaks: Backoff::new(FIRST_PAUSE, LOOK),
@@ -81,6 +84,7 @@ impl<'a> Course<'a> {
             match self.look().await {
                 Ok(look) => {
                     self.failures.reset();
+                    self.failure = None;
                     if self.follow(look).await == Cause::Drift {
                         self.pace().await;
                     }
@@ -238,9 +242,14 @@ impl<'a> Course<'a> {
         self.direct.standing.send_if_modified(|standing| standing.take().is_some());
     }
 
-    fn failed(&self, error: &RegisterError) {
+    fn failed(&mut self, error: &RegisterError) {
         let trouble = Trouble::new(error, error.hint(), error.retry(), self.direct.clock.now());
-        tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
+        let is_new = self.failure.replace(trouble.what.clone()).as_ref() != Some(&trouble.what);
+        if is_new {
+            tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
+        } else {
+            tracing::debug!(%trouble, "The WorkloadEntry still could not be applied.");
+        }
         let alarming = error.retry() != Retry::Soon || !self.direct.state.borrow().registered;
         self.direct.state.send_modify(|state| {
             if alarming {
