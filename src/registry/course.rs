@@ -406,7 +406,8 @@ impl<'a> Course<'a> {
         if self.repaired.is_none_or(|last| last.elapsed() > QUIET) {
             self.repairs.reset();
         }
-        sleep(self.repairs.next_delay()).await;
+        let pause = Instant::now() + self.repairs.next_delay();
+        self.wait(pause).await;
         self.repaired = Some(Instant::now());
     }
 }
