@@ -51,9 +51,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
         let hands = Arc::new(Hands(Mutex::new(SystemTime::now())));
         let clock: SharedClock = hands.clone();
-        let mesh = Mesh::start(Options { clock, ..Options::default() }).await.unwrap();
+        let mesh = Mesh::start(Options { clock, ..options }).await.unwrap();
         mesh.grant("vms", "client");
         Self { mesh, hands }
     }
@@ -392,6 +396,22 @@ async fn a_watch_that_breaks_or_comes_too_late_misses_nothing() {
     world.mesh.come_back().await.unwrap();
     machine.until(|state| state.registered && state.applies >= 2 && state.watching).await;
     assert_eq!(world.entry()["spec"]["address"], "10.0.0.1");
+}
+
+#[tokio::test]
+async fn watches_that_end_at_once_are_opened_ever_more_slowly() {
+    let options = Options { longest_watch: Duration::ZERO, ..Options::default() };
+    let world = World::with(options).await;
+    let _machine = world.machine("one", "10.0.0.1", false);
+    let mut seen = world.mesh.seen();
+    let watches = |seen: &vm_agent::devmesh::Seen| {
+        seen.calls.iter().filter(|call| call.verb == "watch").count()
+    };
+    seen.wait_for(|seen| watches(seen) >= 1).await.unwrap();
+    let start = tokio::time::Instant::now();
+    seen.wait_for(|seen| watches(seen) >= 5).await.unwrap();
+    // At least half of 200, 400, 800 and 1600 milliseconds.
+    assert!(start.elapsed() >= Duration::from_millis(1400), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ impl<'a> Course<'a> {
                 Some(cause) => return cause,
                 // The server ends a watch after some minutes.
                 None => {
-                    let pause = Instant::now() + jittered(FIRST_PAUSE);
+                    let pause = Instant::now() + self.breaks.next_delay();
                     if let Some(cause) = self.wait(pause).await {
                         return cause;
                     }
@@ -334,16 +334,17 @@ impl<'a> Course<'a> {
             }
         };
         tokio::pin!(time);
+        let since = Instant::now();
         loop {
             let event = tokio::select! {
-                event = watch.next() => event?,
+                event = watch.next() => event,
                 Ok(()) = self.workload.changed() => return Some(Cause::Workload),
                 () = &mut time => return Some(Cause::Time),
             };
-            if event.is_ok() {
+            if matches!(event, Some(Ok(_))) || since.elapsed() >= LOOK {
                 self.breaks.reset();
             }
-            match event {
+            match event? {
                 Ok(WatchEvent::Bookmark(newer)) => *revision = newer,
                 Ok(WatchEvent::Deleted(_)) => {
                     self.drifted("it was deleted");

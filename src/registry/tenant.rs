@@ -147,7 +147,7 @@ mod tests {
         let entry = json!({
             "metadata": {"creationTimestamp": at(0), "annotations": {CONNECTED: at(100)}},
         });
-        let later = |seconds| tenant(&entry, from_unix_seconds(1_000_100 + seconds), GRACE);
+        let later = |seconds: u64| tenant(&entry, from_unix_seconds(1_000_100 + seconds), GRACE);
         assert!(matches!(later(3599), Tenant::Alive(_)));
         assert_eq!(later(3600), Tenant::Gone(Duration::from_secs(3600)));
     }
