@@ -175,7 +175,8 @@ async fn what_the_disk_has_is_served_once_a_clock_that_was_wrong_at_the_start_is
         let _renewing = machine.bed.renewing();
         machine.until(|state| state.failures > 0).await;
         machine.set(0);
-        machine.until(|state| state.restored).await;
+        let restored = machine.until(|state| state.restored);
+        tokio::time::timeout(Duration::from_secs(60), restored).await.unwrap();
         assert_eq!(machine.serial(), kept);
     }
 }
