@@ -28,8 +28,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// The token for the Kubernetes API, unless the one that is there was made after it: joining
-    /// again with an old source must not take back what was renewed since.
+    /// The token for the Kubernetes API, unless the one that is there was made after it and lives
+    /// longer: joining again with an old source must not take back what was renewed since.
     #[must_use]
     pub fn new_kube_token(&self) -> Option<(&Path, &SecretString)> {
         let (path, token) = self.kube_token.as_ref()?;
@@ -155,7 +155,8 @@ impl Layout {
     }
 }
 
-/// Whether a file holds a token that was made for the same account after this one.
+/// Whether a file holds a token that was made for the same account after this one. One that ends
+/// sooner was not made from it, and is no better.
 fn is_newer(path: &Path, token: &SecretString) -> bool {
     let Ok(held) = fsio::read_text(path, TOKEN_BYTES).map(zeroize::Zeroizing::new) else {
         return false;
@@ -164,9 +165,15 @@ fn is_newer(path: &Path, token: &SecretString) -> bool {
         (Ok(held), Ok(new)) => {
             (&held.account, &held.audiences) == (&new.account, &new.audiences)
                 && held.issued_at > new.issued_at
+                && lives_as_long(&held, &new)
         }
         _ => false,
     }
+}
+
+/// Whether one token does not end before another; one without an end never does.
+fn lives_as_long(one: &Claims, other: &Claims) -> bool {
+    one.expires_at.is_none_or(|end| other.expires_at.is_some_and(|other| other <= end))
 }
 
 fn mode_of(path: &Path) -> Option<u32> {
@@ -257,9 +264,11 @@ mod tests {
         use base64::Engine;
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("var/lib/vm-agent/kube-token");
-        let join = |account: &str, issued_at: u64| {
-            let claims =
-                format!("{{\"iat\":{issued_at},\"sub\":\"system:serviceaccount:{account}\"}}");
+        let live = |account: &str, issued_at: u64, life: u64| {
+            let end = issued_at + life;
+            let claims = format!(
+                "{{\"iat\":{issued_at},\"exp\":{end},\"sub\":\"system:serviceaccount:{account}\"}}"
+            );
             let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
             let token = SecretString::from(format!("e30.{claims}.c2ln"));
             let files =
@@ -267,11 +276,15 @@ mod tests {
             let layout = Layout::apply(&files).unwrap();
             (layout.changed(), std::fs::read_to_string(&path).unwrap())
         };
+        let join = |account: &str, issued_at: u64| live(account, issued_at, 1000);
         let (_, renewed) = join("vms:client", 2000);
         assert_eq!(mode_of(&path), Some(0o600));
         assert_eq!(join("vms:client", 1000), (false, renewed.clone()), "the same bundle again");
         let (changed, fresh) = join("vms:client", 3000);
         assert!(changed && fresh != renewed, "a new bundle");
+        let (changed, long) = live("vms:client", 1000, 9000);
+        assert!(changed && long != fresh, "an older bundle that lives longer");
+        assert_eq!(join("vms:client", 500), (false, long));
         assert!(join("vms:other", 1000).0, "another account's is no older one");
         std::fs::write(&path, "rubbish").unwrap();
         assert!(join("vms:client", 1).0);
