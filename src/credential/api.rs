@@ -84,7 +84,12 @@ impl ApiCredential {
         let claims = token.claims();
         let ours = claims.account.is_some() && token.check_account(&self.id).is_ok();
         let life = claims.life().filter(|_| ours && self.owner == Owner::Agent)?;
-        let since = self.placed_at(token, now).or(claims.issued_at)?;
+        let since = match self.placed_at(token, now) {
+            Some(at) => at,
+            // Our clock is behind: how old the token is, and when it ends, nobody knows.
+            None if is_ahead(claims.issued_at?, now) => return Some(now),
+            None => claims.issued_at?,
+        };
         since.checked_add(life.mul_f64(self.share))
     }
 
@@ -92,8 +97,7 @@ impl ApiCredential {
     fn placed_at(&self, token: &Token, now: SystemTime) -> Option<SystemTime> {
         let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let (placed, at) = placed.as_ref()?;
-        let is_past = at.checked_sub(SET_BACK).is_some_and(|at| at <= now);
-        (placed.is(token) && is_past).then_some(*at)
+        (placed.is(token) && !is_ahead(*at, now)).then_some(*at)
     }
 
     /// Replaces the file by a token with the same audiences, life and binding. A server that only
@@ -129,6 +133,11 @@ impl ApiCredential {
         self.pace.reset();
         Ok(Some(new))
     }
+}
+
+/// Whether a moment of the past is none by our clock.
+fn is_ahead(past: SystemTime, now: SystemTime) -> bool {
+    past.checked_sub(SET_BACK).is_some_and(|past| past > now)
 }
 
 /// As the tokens that are made with it.

@@ -141,6 +141,17 @@ async fn both_tokens_are_renewed_by_the_wall_clock_before_they_end() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_made_in_our_future_is_replaced_at_once() {
+    let bed = Bed::new(Options::default()).await;
+    bed.set(90_000);
+    bed.put_api_token(8000);
+    // As after a start with a clock that is a day behind.
+    bed.set(1000);
+    bed.until(&bed.ladder(), |state| bed.end(state).is_some()).await;
+    assert_eq!(bed.requests(), 2, "one for istiod, and one for the API itself");
+}
+
+#[tokio::test]
 async fn an_operators_own_file_is_never_rewritten() {
     let bed = Bed::new(Options::default()).await;
     let ladder = bed.ladder_with(PathBuf::from("/elsewhere/kube-token"));
