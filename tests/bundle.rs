@@ -291,6 +291,17 @@ async fn a_bundle_is_shown_without_its_secrets_and_comes_on_standard_input_too()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_bundle_says_does_not_command_the_terminal_of_who_looks_at_it() {
+    let bed = Bed::new().await;
+    let mut bundle = bed.bundle(&FRESH);
+    bundle.settings["workload"]["name"] = json!("vm1\u{1b}[2J");
+    let file = bed.write(&bundle);
+    let shown = Command::new(AGENT).args(["bundle", "inspect"]).arg(file).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("vm1") && !text.contains('\u{1b}'), "{text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_no_bundle_is_said_with_its_line() {
     let bed = Bed::new().await;
     let mut tree = bed.bundle(&FRESH).to_value();
