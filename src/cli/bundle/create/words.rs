@@ -1,5 +1,8 @@
 //! What an operator is told of a bundle that was made.
 
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,11 +49,22 @@ pub(super) fn tell(args: &Args, order: &Order, made: &Made) {
                 "that address is this machine's own: name the one that others reach with --api-server URL",
             );
         }
+        if group.service_account == "default" {
+            warn(
+                "Pods of the namespace without a service account of their own have this one, and \
+                 with it the same rights: give the WorkloadGroup its own in spec.template.serviceAccount",
+            );
+        }
         if args.no_policy {
             warn(
                 "without the policy they can also change entries of other accounts in the namespace",
             );
         }
+    }
+    if args.output == Path::new("-")
+        && std::io::stdout().as_fd().try_clone_to_owned().is_ok_and(is_open)
+    {
+        warn("the file on standard output can be read by others: chmod 600 it, or use -o FILE");
     }
     screen::say("  whoever has the file can join until then; Kubernetes does not count uses");
     let secret = &made.bundle.metadata.secret;
@@ -68,5 +82,28 @@ pub(super) fn tell(args: &Args, order: &Order, made: &Made) {
     screen::say(&format!("  on each machine: vm-agent join {file}"));
 }
 
+/// Whether it is a file that others than its owner can read.
+fn is_open(output: OwnedFd) -> bool {
+    let about = File::from(output).metadata();
+    about.is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o077 != 0)
+}
+
 /// A server's clock and ours may differ by this without a word.
 const TOLERANCE: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_can_read_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = |mode| {
+            let file = file.as_file();
+            file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+            is_open(file.as_fd().try_clone_to_owned().unwrap())
+        };
+        assert!(open(0o644) && open(0o640) && !open(0o600));
+        assert!(!is_open(File::open("/dev/null").unwrap().into()));
+    }
+}
