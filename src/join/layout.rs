@@ -32,9 +32,18 @@ impl Files {
     /// longer: joining again with an old source must not take back what was renewed since.
     #[must_use]
     pub fn new_kube_token(&self) -> Option<(&Path, &SecretString)> {
-        let (path, token) = self.kube_token.as_ref()?;
-        (!is_newer(path, token)).then_some((path, token))
+        unless_newer(self.kube_token.as_ref()?)
     }
+
+    /// The token for istiod, likewise: somebody may have mended a machine by hand.
+    #[must_use]
+    pub fn new_token(&self) -> Option<(&Path, &SecretString)> {
+        unless_newer(self.token.as_ref()?)
+    }
+}
+
+fn unless_newer((path, token): &(PathBuf, SecretString)) -> Option<(&Path, &SecretString)> {
+    (!is_newer(path, token)).then_some((path, token))
 }
 
 /// What was placed, so that it can be undone.
@@ -113,10 +122,7 @@ impl Layout {
         for (path, pem) in files.root_cert.iter().chain(&files.kube_ca) {
             self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
         }
-        if let Some((path, token)) = &files.token {
-            self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
-        }
-        if let Some((path, token)) = files.new_kube_token() {
+        for (path, token) in files.new_token().into_iter().chain(files.new_kube_token()) {
             self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
         }
         // The configuration comes last: with it the machine counts as joined.
@@ -271,9 +277,15 @@ mod tests {
             );
             let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
             let token = SecretString::from(format!("e30.{claims}.c2ln"));
-            let files =
-                Files { kube_token: Some((path.clone(), token)), ..files(root.path(), "one") };
+            let other = root.path().join("var/lib/vm-agent/istio-token");
+            let files = Files {
+                kube_token: Some((path.clone(), token.clone())),
+                token: Some((other.clone(), token)),
+                ..files(root.path(), "one")
+            };
             let layout = Layout::apply(&files).unwrap();
+            let read = |path| std::fs::read_to_string(path).unwrap();
+            assert_eq!(read(&other), read(&path), "what holds for one holds for the other");
             (layout.changed(), std::fs::read_to_string(&path).unwrap())
         };
         let join = |account: &str, issued_at: u64| live(account, issued_at, 1000);
@@ -286,7 +298,9 @@ mod tests {
         assert!(changed && long != fresh, "an older bundle that lives longer");
         assert_eq!(join("vms:client", 500), (false, long));
         assert!(join("vms:other", 1000).0, "another account's is no older one");
-        std::fs::write(&path, "rubbish").unwrap();
+        for name in ["kube-token", "istio-token"] {
+            std::fs::write(path.with_file_name(name), "rubbish").unwrap();
+        }
         assert!(join("vms:client", 1).0);
     }
 
