@@ -220,7 +220,9 @@ async fn a_machine_that_was_off_past_everything_says_what_to_do_and_recovers_wit
     {
         assert!(has(&trouble["what"], words), "{trouble}");
     }
-    for words in ["kubectl create token client -n vms --audience istio-ca", "--duration 24h"] {
+    for words in
+        ["kubectl create token client -n vms --audience istio-ca", "vm-agent bundle create"]
+    {
         assert!(has(&trouble["hint"], words), "{trouble}");
     }
     assert_eq!(trouble["retry"], "later");

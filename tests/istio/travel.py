@@ -55,6 +55,7 @@ class Travel(Case):
         until("nothing is wrong any more", lambda: not self.vm1.status()["conditions"])
 
     def test_off_past_everything_a_fresh_bundle_mends_it_and_the_entry_stays(self):
+        LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
         self.addCleanup(self.forget_bundle)
         bundle = self.bundle()
         self.short_lived(self.vm2, source=bundle)

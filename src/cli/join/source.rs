@@ -49,7 +49,9 @@ pub(in crate::cli) fn bundle(path: &Path) -> Result<Bundle, Failure> {
         text
     } else {
         Zeroizing::new(fsio::read_text(path, Bundle::MAX_BYTES).map_err(|error| {
-            let problems = Problems(vec![Problem::new(&*origin, "", chain(&error))]);
+            let what =
+                if error.is_missing() { "it does not exist".to_owned() } else { chain(&error) };
+            let problems = Problems(vec![Problem::new(&*origin, "", what)]);
             let hint = "SOURCE is a bundle that `vm-agent bundle create` made, or the directory \
                         that `istioctl x workload entry configure -o DIR` wrote";
             Failure::from(problems).hint(hint.to_owned())
