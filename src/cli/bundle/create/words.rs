@@ -12,7 +12,6 @@ use crate::cli::screen::{self, Paint, paint};
 use crate::operator::{Made, Order, Registration};
 
 pub(super) fn tell(args: &Args, order: &Order, made: &Made) {
-    let warn = |words: &str| screen::say(&format!("{} {words}", paint(Paint::Warn, "!")));
     for warning in &made.warnings {
         warn(warning);
     }
@@ -38,29 +37,7 @@ pub(super) fn tell(args: &Args, order: &Order, made: &Made) {
     if difference.is_some_and(|difference| difference > TOLERANCE) {
         warn(&format!("the API server did not grant the {:?} that --ttl asks for", order.life));
     }
-    if let Registration::Kubernetes { server, .. } = &order.registration {
-        let account = format!("{}/{}", group.namespace, group.service_account);
-        screen::say(&format!(
-            "  its machines write their WorkloadEntries at {server} as {account}, and may do nothing else there"
-        ));
-        let host = server.trim_start_matches("https://");
-        if ["127.", "localhost", "[::1]"].iter().any(|start| host.starts_with(start)) {
-            warn(
-                "that address is this machine's own: name the one that others reach with --api-server URL",
-            );
-        }
-        if group.service_account == "default" {
-            warn(
-                "Pods of the namespace without a service account of their own have this one, and \
-                 with it the same rights: give the WorkloadGroup its own in spec.template.serviceAccount",
-            );
-        }
-        if args.no_policy {
-            warn(
-                "without the policy they can also change entries of other accounts in the namespace",
-            );
-        }
-    }
+    rights(args, order);
     if args.output == Path::new("-")
         && std::io::stdout().as_fd().try_clone_to_owned().is_ok_and(is_open)
     {
@@ -80,6 +57,35 @@ pub(super) fn tell(args: &Args, order: &Order, made: &Made) {
         args.output.display().to_string()
     };
     screen::say(&format!("  on each machine: vm-agent join {file}"));
+}
+
+/// What its machines may do.
+fn rights(args: &Args, order: &Order) {
+    let group = &order.group;
+    let Registration::Kubernetes { server, .. } = &order.registration else { return };
+    let account = format!("{}/{}", group.namespace, group.service_account);
+    screen::say(&format!(
+        "  its machines write their WorkloadEntries at {server} as {account}, and may do nothing else there"
+    ));
+    let host = server.trim_start_matches("https://");
+    if ["127.", "localhost", "[::1]"].iter().any(|start| host.starts_with(start)) {
+        warn(
+            "that address is this machine's own: name the one that others reach with --api-server URL",
+        );
+    }
+    if group.service_account == "default" {
+        warn(
+            "Pods of the namespace without a service account of their own have this one, and \
+             with it the same rights: give the WorkloadGroup its own in spec.template.serviceAccount",
+        );
+    }
+    if args.no_policy {
+        warn("without the policy they can also change entries of other accounts in the namespace");
+    }
+}
+
+fn warn(words: &str) {
+    screen::say(&format!("{} {words}", paint(Paint::Warn, "!")));
 }
 
 /// Whether it is a file that others than its owner can read.
