@@ -155,6 +155,13 @@ impl Client {
         self
     }
 
+    /// The time by the server's clock, as far as its answers have told it lately; else by ours.
+    #[must_use]
+    pub fn server_time(&self) -> SystemTime {
+        let now = self.clock.0.now();
+        self.skew.now(now).map_or(now, |skew| skew.corrected(now))
+    }
+
     /// The file of our bearer token, where the credential is one.
     #[must_use]
     pub fn token_file(&self) -> Option<&Path> {

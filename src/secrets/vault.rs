@@ -1,7 +1,7 @@
 //! The shelf with the current identity, and the one door to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
@@ -187,6 +187,28 @@ impl Vault {
         }
     }
 
+    /// Where there is no identity, takes the one on disk if it is valid by now: a clock that was wrong
+    /// at the start has been set since.
+    pub(super) fn restore_again(&self) {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.identity.borrow().is_some() {
+            return;
+        }
+        let persist::Found::Identity(found) = persist::load(&inner.config.state_directory) else {
+            return;
+        };
+        let (candidate, received_at, kept) = *found;
+        let now = inner.clock.now();
+        let verified = verify(candidate, &kept, &inner.config, now);
+        if let Some(identity) = verified.ok().filter(|identity| identity.is_valid_at(now)) {
+            tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
+            let identity = identity.with_received_at(received_at);
+            inner.identity.send_replace(Some(Arc::new(identity)));
+            self.report(|state| state.restored = true);
+        }
+    }
+
     /// What is trusted before a candidate comes: the root file's roots; and for what istiod sends,
     /// those that it sent before, too.
     fn known(&self, anchors: &Anchors) -> Result<Roots, Refusal> {
@@ -236,10 +258,8 @@ fn restore(config: &Config, clock: &SharedClock) -> Kept {
         persist::Found::Identity(found) => {
             let (candidate, received_at, kept) = *found;
             let roots = Some(kept.clone());
-            let known = read_roots(&config.root_cert)
-                .map_or_else(|_| kept.clone(), |roots| roots.union(&kept));
             let now = clock.now();
-            match IssuedIdentity::verify(candidate, &config.id, &known, now) {
+            match verify(candidate, &kept, config, now) {
                 Ok(identity) if identity.is_valid_at(now) => {
                     let identity = identity.with_received_at(received_at);
                     tracing::info!(
@@ -268,6 +288,18 @@ fn restore(config: &Config, clock: &SharedClock) -> Kept {
         Err(error) => tracing::warn!(why, error = chain(&error), "Cannot use the kept identity."),
     }
     nothing
+}
+
+/// Verifies what the disk had, by the root file and the roots that were kept with it.
+fn verify(
+    candidate: Candidate,
+    kept: &Roots,
+    config: &Config,
+    now: SystemTime,
+) -> Result<IssuedIdentity, Refusal> {
+    let known = read_roots(&config.root_cert);
+    let known = known.map_or_else(|_| kept.clone(), |roots| roots.union(kept));
+    IssuedIdentity::verify(candidate, &config.id, &known, now)
 }
 
 /// What mends a clock.
