@@ -3,7 +3,7 @@
 import subprocess
 
 from case import LAB, Case
-from lab import CONTROL_PLANE
+from lab import CONTROL_PLANE, until
 
 
 class Joining(Case):
