@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use machine::machine;
-pub use plan::{CapturePlan, FactsPlan, Plan, PlanError, RegistrationPlan, plan};
+pub use machine::{known_machine, machine};
+pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use reload::Configuration;
 pub use start::StartError;
 

@@ -1,10 +1,12 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
+mod bugreport;
 mod bundle;
 mod capture;
 mod cert;
 mod config;
+mod doctor;
 mod exit;
 mod facts;
 mod join;
@@ -53,6 +55,10 @@ enum Command {
     Reload,
     /// Take this machine out of the mesh and remove all that join and run made
     Leave(leave::Args),
+    /// Find out what is wrong with this machine, and what mends it
+    Doctor(Box<doctor::Args>),
+    /// Write all that is known of this machine into one file, without secrets
+    Bugreport(Box<bugreport::Args>),
     /// Make or show join bundles (for the cluster's operator)
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -87,6 +93,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Wait(args) => wait::run(&cli.global, &args),
         Command::Reload => reload::run(&cli.global),
         Command::Leave(args) => leave::run(&cli.global, &args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::Bugreport(args) => bugreport::run(&cli.global, &args),
         Command::Bundle(command) => bundle::run(command),
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),

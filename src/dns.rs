@@ -12,6 +12,7 @@ mod answer;
 mod cache;
 mod exchange;
 mod forward;
+mod probe;
 mod resolvers;
 mod server;
 mod state;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use answer::{Question, Reply, Transport, answer_packet};
+pub use probe::{Heard, probe};
 pub use server::{Doors, Handle, OpenError, Server};
 pub use state::DnsState;
 pub use table::Table;

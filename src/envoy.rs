@@ -3,6 +3,7 @@
 mod admin;
 mod binary;
 mod bootstrap;
+mod flavour;
 mod launch;
 mod leftover;
 mod logs;
@@ -15,9 +16,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+pub use admin::{Page, page};
 pub use binary::{BinaryError, find_binary, version_of};
 pub use bootstrap::{BootstrapInputs, Register, bootstrap};
+pub use flavour::{Build, Flavour, flavour_of};
 pub use launch::{LaunchArgs, LaunchError, launch};
+pub use leftover::living;
 pub use supervisor::{Handle, Supervisor};
 pub use user::{ProxyUser, UserError, resolve_user};
 

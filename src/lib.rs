@@ -42,6 +42,8 @@ pub mod status;
 
 pub mod agent;
 
+pub mod doctor;
+
 pub mod cli;
 
 #[cfg(feature = "devmesh")]

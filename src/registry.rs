@@ -5,6 +5,7 @@ mod direct;
 mod entry;
 mod fields;
 mod machine;
+mod sight;
 mod sweep;
 mod tenant;
 mod told;
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub use direct::{Config, Direct, RegisterError, RemoveError, Standing};
 pub use entry::{MANAGED_BY, entry, object};
 pub use machine::{MACHINE, Machine};
+pub use sight::{Holder, Sight, Verdict};
 pub use sweep::Sweep;
 pub use told::Told;
 

@@ -104,6 +104,23 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "doctor",
+        &[
+            "base",
+            "capture",
+            "dns",
+            "workload",
+            "kube",
+            "credential",
+            "controlplane",
+            "registry",
+            "envoy",
+            "secrets",
+            "config",
+            "agent",
+        ],
+    ),
+    (
         "cli",
         &[
             "base",
@@ -116,6 +133,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "status",
             "agent",
+            "doctor",
             "envoy",
             "controlplane",
             "registry",

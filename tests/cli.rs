@@ -58,6 +58,8 @@ fn help_goes_to_standard_output_and_names_every_command_and_status() {
         "status",
         "wait",
         "leave",
+        "doctor",
+        "bugreport",
         "cert",
         "config",
         "facts",

@@ -10,19 +10,29 @@ use crate::registry::Machine;
 /// # Errors
 /// When our own cannot be kept.
 pub fn machine(paths: &Paths) -> Result<Machine, FileError> {
-    if let Some(id) = platform::machine_id(paths.root()) {
-        return Ok(Machine::of(&id));
+    if let Some(machine) = known_machine(paths)? {
+        return Ok(machine);
     }
     let path = paths.machine_id();
-    match fsio::read_text(&path, ID_BYTES) {
-        Ok(id) if !id.trim().is_empty() => return Ok(Machine::of(id.trim())),
-        Err(error) if !error.is_missing() => return Err(error),
-        _ => {}
-    }
     let id = format!("{:032x}", rand::random::<u128>());
     fsio::make_directory(&paths.state_directory(), 0o700)?;
     fsio::replace(&path, id.as_bytes(), fsio::SECRET)?;
     Ok(Machine::of(&id))
+}
+
+/// The machine, if it has an id already.
+///
+/// # Errors
+/// When the id that we made cannot be read.
+pub fn known_machine(paths: &Paths) -> Result<Option<Machine>, FileError> {
+    if let Some(id) = platform::machine_id(paths.root()) {
+        return Ok(Some(Machine::of(&id)));
+    }
+    match fsio::read_text(&paths.machine_id(), ID_BYTES) {
+        Ok(id) if !id.trim().is_empty() => Ok(Some(Machine::of(id.trim()))),
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(None),
+    }
 }
 
 /// An id is 32 bytes.

@@ -4,6 +4,7 @@ mod capture;
 mod credential;
 mod facts;
 mod names;
+pub mod outline;
 mod proxy;
 
 use std::ffi::OsString;
@@ -32,6 +33,7 @@ use crate::workload::{Address, Workload, auto_registered_name, source_address_to
 pub use capture::CapturePlan;
 pub use facts::FactsPlan;
 pub(super) use facts::learn;
+pub use outline::Outline;
 
 /// What the rooms are made with.
 pub struct Plan {
@@ -138,15 +140,9 @@ pub async fn plan(
     search_path: Option<OsString>,
     clock: &SharedClock,
 ) -> Result<Plan, PlanError> {
-    let id = SpiffeId::new(
-        settings.mesh.trust_domain.clone(),
-        settings.workload.namespace.clone(),
-        settings.workload.service_account.clone(),
-    );
-    let discovery = line(settings, &settings.mesh.discovery);
-    let ca = line(settings, &settings.mesh.ca);
-    let credential = credential::credential(settings, paths, &id);
-    let (workload, facts) = workload(settings, paths, id.clone(), &discovery, clock).await?;
+    let outline = Outline::new(settings, paths);
+    let (workload, facts) = outline.workload(settings, paths, clock).await?;
+    let Outline { id, discovery, ca, credential } = outline;
     let binary = find_binary(settings.proxy.binary.as_deref(), search_path.as_deref())?;
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let kube = kubernetes(settings)?;

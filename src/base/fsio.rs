@@ -84,6 +84,17 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> 
     sync_directory(directory)
 }
 
+/// Tries whether a directory takes a file of this many bytes. The file has no name, and is gone when
+/// this returns.
+///
+/// # Errors
+/// When the directory cannot be written or the disk is full.
+pub fn try_write(directory: &Path, bytes: usize) -> Result<(), FileError> {
+    let mut file = tempfile::tempfile_in(directory).map_err(failed("write below", directory))?;
+    file.write_all(&vec![0; bytes]).map_err(failed("write below", directory))?;
+    file.sync_all().map_err(failed("write below", directory))
+}
+
 /// Renames a file or directory within its file system, replacing what has the new name.
 ///
 /// # Errors

@@ -205,6 +205,14 @@ impl Capture {
         Ok(if undo.is_empty() { Removed::Nothing } else { Removed::Undone })
     }
 
+    /// Tries the rules with live connections, without changing any; says what was seen.
+    ///
+    /// # Errors
+    /// When connections do not follow the rules.
+    pub async fn probe(&self, config: &Config) -> Result<String, ApplyError> {
+        Ok(probe::probe(config).await?)
+    }
+
     /// Whether the rules are as they were applied.
     ///
     /// # Errors

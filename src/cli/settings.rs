@@ -66,9 +66,18 @@ pub(super) fn configuration(
 }
 
 fn problems(failure: Failure) -> Problems {
-    failure.error.downcast().unwrap_or_else(|error: anyhow::Error| {
-        Problems(vec![Problem::new("command line", "", error.to_string())])
+    problems_of(failure).unwrap_or_else(|failure| {
+        Problems(vec![Problem::new("command line", "", failure.error.to_string())])
     })
+}
+
+/// The problems of the settings, for which a command failed.
+///
+/// # Errors
+/// With the failure, where it is another one.
+pub(super) fn problems_of(failure: Failure) -> Result<Problems, Failure> {
+    let Failure { exit, error, hint } = failure;
+    error.downcast().map_err(|error| Failure { exit, error, hint })
 }
 
 /// Makes settings of a document.

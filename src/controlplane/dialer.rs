@@ -131,6 +131,14 @@ impl Dialer {
         addresses.first().copied().ok_or_else(|| self.unresolved(None))
     }
 
+    /// The first two steps of a dial, with nothing said yet.
+    ///
+    /// # Errors
+    /// When the name does not resolve, or nobody accepts connections there.
+    pub async fn reach(&self) -> Result<SocketAddr, DialError> {
+        self.connect().await.map(|(_, peer)| peer)
+    }
+
     /// Connects. Our certificate is offered only when it is valid by the clock: istiod fails the
     /// handshake of an expired one even when a good token follows. One that istiod has just refused
     /// is left out, so that the token gets its chance. Where istiod's root is unknown and
@@ -268,8 +276,10 @@ impl Dialer {
         connected.await.map_err(|_| self.late(Step::Http))?.map_err(failed)
     }
 
-    /// Istio's rule for a control plane behind a local port forward (`pilot/pkg/grpc/tls.go`).
-    fn server_name(&self) -> String {
+    /// The name that its certificate must carry. Istio's rule for a control plane behind a local
+    /// port forward (`pilot/pkg/grpc/tls.go`).
+    #[must_use]
+    pub fn server_name(&self) -> String {
         let host = &self.config.endpoint.host;
         let default = if host == "localhost" { "istiod.istio-system.svc" } else { host };
         self.config.server_name.clone().unwrap_or_else(|| default.to_owned())

@@ -18,6 +18,31 @@ pub(super) struct Admin {
     pub(super) port: u16,
 }
 
+/// A page of the admin interface that tells what is so and holds no secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Its clusters and their endpoints.
+    Clusters,
+    /// Its version, its command line, its node.
+    ServerInfo,
+    /// Its counters.
+    Stats,
+}
+
+/// Reads a page of the proxy that listens at this port of localhost.
+///
+/// # Errors
+/// When nobody answers in time, or the answer has more than a mebibyte.
+pub async fn page(port: u16, page: Page) -> io::Result<String> {
+    let path = match page {
+        Page::Clusters => "/clusters",
+        Page::ServerInfo => "/server_info",
+        // Those that were never counted say nothing.
+        Page::Stats => "/stats?usedonly",
+    };
+    Admin { port }.ask(Method::GET, path).await
+}
+
 /// What Envoy says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {

@@ -87,9 +87,9 @@ pub async fn version_of(path: &Path) -> Result<String, BinaryError> {
         return Err(unusable(format!("`--version` ended with {}: {words}", output.status)));
     }
     // `…  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
-    let version = text.split("version:").nth(1).unwrap_or(&text).trim();
-    let number = version.split('/').nth(1).unwrap_or(version);
-    Ok(number.chars().take(100).collect())
+    let version = text.split_once("version:").and_then(|(_, version)| version.split('/').nth(1));
+    let version = version.ok_or_else(|| unusable(NOT_ENVOY.to_owned()))?;
+    Ok(version.chars().take(100).collect())
 }
 
 fn problem(path: &Path) -> Option<String> {
@@ -107,6 +107,7 @@ fn problem(path: &Path) -> Option<String> {
 const USUAL: &str = "/usr/local/bin/envoy";
 /// A cold start from a slow disk takes seconds.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
+const NOT_ENVOY: &str = "what it answers to `--version` is not what Envoy says";
 /// What an error quotes of its words.
 const WORDS: usize = 300;
 
@@ -127,5 +128,7 @@ mod tests {
         let found = find_binary(None, Some(directory.path().as_os_str())).unwrap();
         assert_eq!(found, file);
         assert!(version_of(&found).await.is_err(), "a text file does not run");
+        let other = version_of(Path::new("/bin/true")).await.unwrap_err().to_string();
+        assert!(other.contains(NOT_ENVOY), "{other}");
     }
 }

@@ -29,13 +29,17 @@ impl Note {
         drop(fsio::remove(&self.path));
     }
 
+    /// The noted process and its start time.
+    fn read(&self) -> Option<(u32, u64)> {
+        let text = fsio::read_text(&self.path, 100).ok()?;
+        let (pid, started) = text.trim().split_once(' ')?;
+        Some((pid.parse().ok()?, started.parse().ok()?))
+    }
+
     /// Ends the noted process if it still lives. A process that merely has its number is left
     /// alone: its start time differs.
     pub(super) async fn end_leftover(&self) {
-        let Ok(text) = fsio::read_text(&self.path, 100) else { return };
-        let mut words = text.split_whitespace().map(str::parse::<u64>);
-        let (Some(Ok(pid)), Some(Ok(started))) = (words.next(), words.next()) else { return };
-        let Ok(pid) = u32::try_from(pid) else { return };
+        let Some((pid, started)) = self.read() else { return };
         if start_time(pid) != Some(started) {
             return self.clear();
         }
@@ -53,6 +57,13 @@ impl Note {
             }
         }
     }
+}
+
+/// The noted proxy of a run directory, if its process lives.
+#[must_use]
+pub fn living(directory: &Path) -> Option<u32> {
+    let (pid, started) = Note::new(directory).read()?;
+    (start_time(pid) == Some(started)).then_some(pid)
 }
 
 /// Field 22 of `/proc/PID/stat`, which with the number names a process for good (proc(5)). A zombie

@@ -1,13 +1,14 @@
 //! The shelf with the current identity, and the one door to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::kept::{self, KeptIdentity, Place};
 use super::{Config, RenewalPhase, RenewalState, Source, export, persist};
 use crate::base::backoff::Retry;
-use crate::base::clock::{SharedClock, Skew, rfc3339};
+use crate::base::clock::{SharedClock, Skew};
 use crate::base::fsio::FileError;
 use crate::base::trouble::{Trouble, chain};
 use crate::controlplane::read_roots;
@@ -195,16 +196,10 @@ impl Vault {
         if inner.identity.borrow().is_some() {
             return;
         }
-        let persist::Found::Identity(found) = persist::load(&inner.config.state_directory) else {
-            return;
-        };
-        let (candidate, received_at, kept) = *found;
-        let now = inner.clock.now();
-        let verified = verify(candidate, &kept, &inner.config, now);
-        if let Some(identity) = verified.ok().filter(|identity| identity.is_valid_at(now)) {
+        let found = kept::look(&place(&inner.config), inner.clock.now());
+        if let KeptIdentity::Good { identity, .. } = found {
             tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
-            let identity = identity.with_received_at(received_at);
-            inner.identity.send_replace(Some(Arc::new(identity)));
+            inner.identity.send_replace(Some(Arc::from(identity)));
             self.report(|state| state.restored = true);
         }
     }
@@ -252,34 +247,17 @@ struct Kept {
 
 fn restore(config: &Config, clock: &SharedClock) -> Kept {
     let nothing = Kept { identity: None, roots: None };
-    let why = match persist::load(&config.state_directory) {
-        persist::Found::Nothing => return nothing,
-        persist::Found::Unusable(why) => why,
-        persist::Found::Identity(found) => {
-            let (candidate, received_at, kept) = *found;
-            let roots = Some(kept.clone());
-            let now = clock.now();
-            match verify(candidate, &kept, config, now) {
-                Ok(identity) if identity.is_valid_at(now) => {
-                    let identity = identity.with_received_at(received_at);
-                    tracing::info!(
-                        serial = identity.serial(),
-                        "Serving the identity kept on disk."
-                    );
-                    return Kept { identity: Some(identity), roots };
-                }
-                Ok(identity) => {
-                    let starts = rfc3339(identity.not_before());
-                    tracing::info!(starts, "The identity kept on disk is not valid yet.");
-                    return Kept { identity: None, roots };
-                }
-                Err(error @ (Refusal::Expired { .. } | Refusal::NotYetValid { .. })) => {
-                    tracing::info!(%error, "The identity kept on disk is not valid now.");
-                    return Kept { identity: None, roots };
-                }
-                Err(error) => error.to_string(),
-            }
+    let why = match kept::look(&place(config), clock.now()) {
+        KeptIdentity::Nothing => return nothing,
+        KeptIdentity::Good { identity, roots } => {
+            tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
+            return Kept { identity: Some(*identity), roots: Some(roots) };
         }
+        KeptIdentity::NotNow { why, roots } => {
+            tracing::info!(why, "The identity kept on disk is not valid now.");
+            return Kept { identity: None, roots: Some(roots) };
+        }
+        KeptIdentity::Unusable { why } => why,
     };
     match persist::set_aside(&config.state_directory) {
         Ok(path) => {
@@ -290,16 +268,8 @@ fn restore(config: &Config, clock: &SharedClock) -> Kept {
     nothing
 }
 
-/// Verifies what the disk had, by the root file and the roots that were kept with it.
-fn verify(
-    candidate: Candidate,
-    kept: &Roots,
-    config: &Config,
-    now: SystemTime,
-) -> Result<IssuedIdentity, Refusal> {
-    let known = read_roots(&config.root_cert);
-    let known = known.map_or_else(|_| kept.clone(), |roots| roots.union(kept));
-    IssuedIdentity::verify(candidate, &config.id, &known, now)
+fn place(config: &Config) -> Place<'_> {
+    Place { state_directory: &config.state_directory, root_cert: &config.root_cert, id: &config.id }
 }
 
 /// What mends a clock.

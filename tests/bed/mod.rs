@@ -66,6 +66,11 @@ impl Bed {
                 .unwrap_or_else(|| config[section] = values.clone());
         }
         std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
+        self.start();
+    }
+
+    /// Starts the agent with the configuration that is there.
+    pub(crate) fn start(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let agent = Command::new(AGENT)

@@ -97,7 +97,7 @@ pub(super) fn capture(
 
 /// Connections to the agent and to the proxy's own pages.
 fn own_ports(settings: &Settings) -> BTreeSet<u16> {
-    let admin = settings.proxy.admin_port.unwrap_or(settings.mesh.proxy_config.admin_port);
+    let admin = super::outline::admin_port(settings);
     [settings.status.listen.port(), admin, 15_021, 15_090, 15_053].into()
 }
 

@@ -40,7 +40,7 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
         Mode::Kubernetes => Register::Entry(registration.name.clone()),
         Mode::None => Register::None,
     };
-    let admin_port = settings.proxy.admin_port.unwrap_or(mesh.proxy_config.admin_port);
+    let admin_port = super::outline::admin_port(settings);
     let bootstrap = bootstrap(&BootstrapInputs {
         workload,
         proxy: &with_probe(&mesh.proxy_config),

@@ -1,6 +1,5 @@
 //! What is checked before anything changes the host.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::cli::service;
 use crate::config::{Kubernetes, Settings};
 use crate::controlplane::{Dialer, read_roots};
 use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
+use crate::doctor::{is_held, is_locked, needed_ports};
 use crate::envoy::version_of;
 use crate::identity::SpiffeId;
 use crate::join::Files;
@@ -58,7 +58,7 @@ pub(super) async fn all(
     })?;
     progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
     // The service that runs already is started anew, and holds the ports meanwhile.
-    let again = !foreground && is_running(&plan) && service::is_ours(global);
+    let again = !foreground && is_locked(&plan.paths.lock_file()) && service::is_ours(global);
     if !again {
         running(&plan)?;
     }
@@ -66,7 +66,7 @@ pub(super) async fn all(
         credential(&mut plan, &clock, progress).await?;
     }
     if !again {
-        ports(settings, &plan)?;
+        ports(settings)?;
     }
     control_plane(&plan, &clock, progress).await
 }
@@ -221,27 +221,15 @@ impl Scratch {
     }
 }
 
-fn is_running(plan: &Plan) -> bool {
-    std::fs::File::open(plan.paths.lock_file()).is_ok_and(|file| file.try_lock().is_err())
-}
-
 fn running(plan: &Plan) -> Result<(), Failure> {
     let path = plan.paths.lock_file();
-    if is_running(plan) { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
+    if is_locked(&path) { Err(start_failure(StartError::Running { path })) } else { Ok(()) }
 }
 
 /// The ports that the agent and Envoy need on this machine.
-fn ports(settings: &Settings, plan: &Plan) -> Result<(), Failure> {
-    let needed = [
-        (settings.status.listen.port(), "the agent's status server"),
-        (15_021, "Envoy's health page"),
-        (15_090, "Envoy's metrics"),
-        (plan.envoy.admin_port, "Envoy's admin interface"),
-        (15_001, "Envoy's outbound listener"),
-        (15_006, "Envoy's inbound listener"),
-    ];
-    for (port, what) in needed {
-        if let Err(source) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+fn ports(settings: &Settings) -> Result<(), Failure> {
+    for (port, what) in needed_ports(settings) {
+        if let Err(source) = is_held(port) {
             let error =
                 anyhow::Error::new(source).context(format!("port {port} is needed for {what}"));
             let hint = format!("see who holds it: `ss -ltnp 'sport = :{port}'`");

@@ -11,9 +11,10 @@ use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::progress::Progress;
 use crate::config::{Kubernetes, RegistrationMode, Settings};
+use crate::doctor::{forbidden_hint, forbidden_words, may_write_entries};
 use crate::identity::Claims;
 use crate::join::Files;
-use crate::kube::{Auth, Ca, Client, Config, KubeError, Object, from_kubeconfig};
+use crate::kube::{Auth, Ca, Client, Config, KubeError, from_kubeconfig};
 
 /// Checks it, in the mode that needs it. A token that is here already and was made after the
 /// bundle's stays, and so is the one that is tried.
@@ -59,14 +60,9 @@ async fn ask(
     settings: &Settings,
     clock: &SharedClock,
 ) -> Result<Vec<&'static str>, KubeError> {
-    let entries = Object {
-        group_version: "networking.istio.io/v1",
-        resource: "workloadentries",
-        namespace: settings.workload.namespace.to_string(),
-        name: String::new(),
-    };
     let Some(config) = config(api, token) else { return Ok(Vec::new()) };
-    Client::new(config, Arc::clone(clock))?.forbidden(&VERBS, &entries).await
+    let client = Client::new(config, Arc::clone(clock))?;
+    may_write_entries(&client, settings.workload.namespace.as_str()).await
 }
 
 /// `None` for a kubeconfig that cannot be used: the plan has said that.
@@ -99,14 +95,10 @@ fn judge(
             return Ok(());
         }
         Ok(missing) => {
-            let error = anyhow::anyhow!(
-                "the Kubernetes API does not let service account {user} {} workloadentries in {} (Forbidden)",
-                missing.join(", "),
-                workload.namespace
-            );
-            let hint = "allow it in the workload's namespace: a Role with verbs get, create, patch, \
-                        delete on workloadentries of networking.istio.io, bound to the service account";
-            return Err(Failure::new(Exit::Registration, error).hint(hint.to_owned()));
+            let (namespace, account) = (&workload.namespace, &workload.service_account);
+            let words = forbidden_words(&missing, namespace.as_str(), account.as_str());
+            let error = anyhow::anyhow!(words);
+            return Err(Failure::new(Exit::Registration, error).hint(forbidden_hint()));
         }
         Err(error) => error,
     };
@@ -122,6 +114,3 @@ fn judge(
     };
     Err(Failure::new(exit, error).hint(hint))
 }
-
-/// What keeping an entry true takes.
-const VERBS: [&str; 4] = ["get", "create", "patch", "delete"];
