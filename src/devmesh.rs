@@ -89,6 +89,8 @@ pub struct Options {
     pub least_token_life: Duration,
     /// The longest lifetime that such a token is given, whatever is asked for.
     pub longest_token_life: Duration,
+    /// When the Kubernetes API ends a watch, whatever is asked for.
+    pub longest_watch: Duration,
     /// The clock of certificates, tokens and objects.
     pub clock: SharedClock,
 }
@@ -109,6 +111,8 @@ impl Default for Options {
             sweep_every: None,
             least_token_life: Duration::from_secs(600),
             longest_token_life: 365 * DAY,
+            // The API server ends one after half an hour to an hour.
+            longest_watch: Duration::from_secs(1800),
             clock: clock::system(),
         }
     }

@@ -32,7 +32,7 @@
 //!
 //! *What the machine says of itself* may change while Envoy runs: [`Claims`] then take the place of
 //! what Envoy's node says, and istiod hears them in a new stream, since it looks at the node of a
-//! stream's first request only.
+//! stream's first request only. Where istiod must not hear them yet, Envoy's stream is held open.
 //!
 //! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
 //! so that a peer which does not read never keeps the relay from reading the other one.
@@ -106,6 +106,16 @@ pub enum Opening {
     /// At once.
     #[default]
     Now,
+}
+
+impl Opening {
+    fn is_due(self) -> bool {
+        match self {
+            Self::At(moment) => moment <= Instant::now(),
+            Self::Closed => false,
+            Self::Now => true,
+        }
+    }
 }
 
 /// The workload's health as told to istiod.

@@ -291,6 +291,38 @@ async fn a_bundle_is_shown_without_its_secrets_and_comes_on_standard_input_too()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_bundle_says_does_not_command_the_terminal_of_who_looks_at_it() {
+    let bed = Bed::new().await;
+    let mut bundle = bed.bundle(&FRESH);
+    bundle.settings["workload"]["name"] = json!("vm1\u{1b}[2J");
+    let file = bed.write(&bundle);
+    let shown = Command::new(AGENT).args(["bundle", "inspect"]).arg(file).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("vm1") && !text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn what_no_bundle_can_be_made_of_is_said_before_the_cluster_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    let none = directory.path().join("none/bundle.yaml");
+    let cases: [(i32, &str, &[&str]); 4] = [
+        (9, "there is no such directory", &["-o", none.to_str().unwrap()]),
+        (9, "is no regular file", &["-o", directory.path().to_str().unwrap()]),
+        (9, "is no regular file", &["-o", link.to_str().unwrap()]),
+        (2, "less than 10m", &["--ttl", "9m"]),
+    ];
+    for (code, words, args) in cases {
+        let mut create = Command::new(AGENT);
+        create.args(["bundle", "create", "client", "--kubeconfig", "/nonexistent"]).args(args);
+        let made = create.output().unwrap();
+        let told = String::from_utf8(made.stderr).unwrap();
+        assert!(made.status.code() == Some(code) && told.contains(words), "{args:?}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_no_bundle_is_said_with_its_line() {
     let bed = Bed::new().await;
     let mut tree = bed.bundle(&FRESH).to_value();

@@ -299,6 +299,20 @@ async fn a_token_that_istiod_refuses_is_named_and_the_next_rung_is_taken() {
 }
 
 #[tokio::test]
+async fn a_token_that_istiod_refused_only_for_a_while_is_a_good_one_again() {
+    let mut bed = Bed::new().await;
+    bed.put("istio-token", ISTIO_AUDIENCE, 3600);
+    // As while istiod cannot ask the API server.
+    let fault = Fault::Status(tonic::Code::Unauthenticated, "authentication failure");
+    bed.mesh.faults().set(Service::Ca, fault);
+    bed.run(json!({"tokenFile": "istio-token"}));
+    bed.until("refused", |status| rung(status, "token-file")["state"] == "failing").await;
+    bed.mesh.faults().clear();
+    bed.until("certified", valid).await;
+    bed.until("usable", |status| rung(status, "token-file")["state"] == "usable").await;
+}
+
+#[tokio::test]
 async fn only_the_certificate_being_left_is_said_while_it_is_still_good() {
     let mut bed = Bed::new().await;
     bed.put("istio-token", ISTIO_AUDIENCE, 3600);

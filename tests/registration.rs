@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use bed::{Bed, trouble};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use vm_agent::base::clock::{Clock, SharedClock};
+use vm_agent::base::clock::{Clock, SharedClock, rfc3339};
 use vm_agent::base::tasks::Tasks;
 use vm_agent::devmesh::{Mesh, Options, Resource};
 use vm_agent::identity::SpiffeId;
@@ -51,9 +51,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
         let hands = Arc::new(Hands(Mutex::new(SystemTime::now())));
         let clock: SharedClock = hands.clone();
-        let mesh = Mesh::start(Options { clock, ..Options::default() }).await.unwrap();
+        let mesh = Mesh::start(Options { clock, ..options }).await.unwrap();
         mesh.grant("vms", "client");
         Self { mesh, hands }
     }
@@ -62,7 +66,12 @@ impl World {
         self.hands.clone()
     }
 
-    fn client(&self) -> Arc<Client> {
+    /// A clock that is wrong by half a day.
+    fn clock_ahead(&self) -> SharedClock {
+        Arc::new(Hands(Mutex::new(self.hands.now() + Duration::from_secs(43_200))))
+    }
+
+    fn client(&self, clock: &SharedClock) -> Arc<Client> {
         let audience = "https://kubernetes.default.svc";
         let token = self.mesh.token("vms", "client", audience, Duration::from_secs(86_400));
         let config = vm_agent::kube::Config {
@@ -71,14 +80,18 @@ impl World {
             tls_server_name: None,
             auth: Auth::Token(token.into()),
         };
-        Arc::new(Client::new(config, self.clock()).unwrap())
+        Arc::new(Client::new(config, Arc::clone(clock)).unwrap())
     }
 
     fn machine(&self, id: &str, address: &str, force: bool) -> Registered {
+        self.machine_by(self.clock(), id, address, force)
+    }
+
+    fn machine_by(&self, clock: SharedClock, id: &str, address: &str, force: bool) -> Registered {
         let workload = watch::Sender::new(Arc::new(workload("vm1", address)));
         let machine = Machine::of(id);
         let config = Config { machine, force, take_over_after: GRACE };
-        let direct = Direct::new(self.client(), workload.subscribe(), config, self.clock());
+        let direct = Direct::new(self.client(&clock), workload.subscribe(), config, clock);
         let (tasks, direct) = (Tasks::new().0, Arc::new(direct));
         let (runner, stop) = (Arc::clone(&direct), tasks.stop_signal());
         tasks.spawn("registration", async move { runner.run(stop).await });
@@ -311,6 +324,32 @@ async fn the_name_of_a_machine_that_is_gone_is_taken_over_after_the_grace() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_clock_is_ahead_steals_no_name() {
+    let world = World::new().await;
+    let first = world.machine("one", "10.0.0.1", false);
+    first.settled().await;
+    first.tasks.stop();
+    let second = world.machine_by(world.clock_ahead(), "two", "10.0.0.2", false);
+    let state = second.until(|state| state.registered || state.trouble.is_some()).await;
+    assert!(state.trouble.unwrap().what.contains("was seen 0 seconds ago"));
+    assert_eq!(world.entry()["spec"]["address"], "10.0.0.1");
+}
+
+#[tokio::test]
+async fn an_entry_whose_address_others_hold_is_still_ours_when_the_agent_starts_anew() {
+    let world = World::new().await;
+    let before = world.machine("one", "10.0.0.1", false);
+    before.settled().await;
+    world.edit(|entry| entry["spec"]["address"] = json!("10.9.9.9"));
+    assert!(before.until(|state| state.trouble.is_some()).await.registered);
+    drop(before);
+    let after = world.machine("one", "10.0.0.1", false);
+    let state = after.until(|state| state.trouble.is_some()).await;
+    assert!(state.registered, "{state:?}");
+    assert_eq!(state.contested, [".spec.address"]);
+}
+
+#[tokio::test]
 async fn a_machine_that_was_replaced_while_it_was_cut_off_is_no_longer_registered() {
     let world = World::new().await;
     let first = world.machine("one", "10.0.0.1", false);
@@ -323,6 +362,7 @@ async fn a_machine_that_was_replaced_while_it_was_cut_off_is_no_longer_registere
     world.edit(|entry| {
         entry["metadata"]["annotations"]["vm-agent.io/machine"] = json!("another");
         entry["metadata"]["annotations"]["istio.io/connectedAt"] = json!("2026-01-01T00:00:00Z");
+        entry["status"] = json!({"conditions": [{"type": "Healthy", "status": "False"}]});
     });
     let state = first.until(|state| !state.registered).await;
     assert!(state.trouble.unwrap().what.contains("connected to istiod since 2026-01-01"));
@@ -359,6 +399,22 @@ async fn a_watch_that_breaks_or_comes_too_late_misses_nothing() {
 }
 
 #[tokio::test]
+async fn watches_that_end_at_once_are_opened_ever_more_slowly() {
+    let options = Options { longest_watch: Duration::ZERO, ..Options::default() };
+    let world = World::with(options).await;
+    let _machine = world.machine("one", "10.0.0.1", false);
+    let mut seen = world.mesh.seen();
+    let watches = |seen: &vm_agent::devmesh::Seen| {
+        seen.calls.iter().filter(|call| call.verb == "watch").count()
+    };
+    seen.wait_for(|seen| watches(seen) >= 1).await.unwrap();
+    let start = tokio::time::Instant::now();
+    seen.wait_for(|seen| watches(seen) >= 5).await.unwrap();
+    // At least half of 200, 400, 800 and 1600 milliseconds.
+    assert!(start.elapsed() >= Duration::from_millis(1400), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn entries_of_siblings_that_never_came_back_are_removed_and_no_other() {
     let world = World::new().await;
     let put = |name: &str, account: &str, annotations: Value| {
@@ -369,19 +425,26 @@ async fn entries_of_siblings_that_never_came_back_are_removed_and_no_other() {
         });
         world.mesh.objects().put(ENTRIES, "vms", name, entry);
     };
-    let left = "2020-01-01T00:00:00Z";
+    let (left, just_now) =
+        ("2020-01-01T00:00:00Z", rfc3339(world.hands.now() + Duration::from_secs(10)));
     let gone = json!({"vm-agent.io/machine": "x", "istio.io/disconnectedAt": left});
     put("gone", "client", gone.clone());
     put("other-account", "server", gone.clone());
     put("own", "client", gone.clone());
     put("by-istiod", "client", json!({"istio.io/disconnectedAt": left}));
-    put("here", "client", json!({"vm-agent.io/machine": "y", "istio.io/connectedAt": left}));
+    let here = json!({"vm-agent.io/machine": "y", "istio.io/connectedAt": just_now});
+    put("here", "client", here);
+    put(
+        "just-left",
+        "client",
+        json!({"vm-agent.io/machine": "z", "istio.io/disconnectedAt": just_now}),
+    );
     let tasks = Tasks::new().0;
     let sweep = Sweep {
-        client: world.client(),
+        // By this clock all of them are old.
+        client: world.client(&world.clock_ahead()),
         workload: Arc::new(workload("own", "10.0.0.1")),
         after: Duration::from_millis(200),
-        clock: world.clock(),
     };
     tasks.spawn("sweep", sweep.run(tasks.stop_signal()));
     // The second look comes after the first one's deletions.
@@ -397,7 +460,7 @@ async fn entries_of_siblings_that_never_came_back_are_removed_and_no_other() {
         .iter()
         .map(|entry| entry["metadata"]["name"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(names, ["by-istiod", "here", "other-account", "own"]);
+    assert_eq!(names, ["by-istiod", "here", "just-left", "other-account", "own"]);
     tasks.stop();
 }
 

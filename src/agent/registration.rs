@@ -22,7 +22,6 @@ pub(super) struct Registration {
     plan: RegistrationPlan,
     kube: Option<Arc<Client>>,
     workload: watch::Receiver<Arc<Workload>>,
-    clock: SharedClock,
     /// Our own hand on the WorkloadEntry, in the mode `kubernetes`.
     direct: Option<Arc<Direct>>,
     /// What istiod made the entry from, in the mode `istiod`, and where that is kept.
@@ -49,8 +48,8 @@ impl Registration {
             let (client, clock) = (Arc::clone(client), Arc::clone(clock));
             Arc::new(Direct::new(client, workload.clone(), config, clock))
         });
-        let (clock, told) = (Arc::clone(clock), Told::read(&record));
-        Ok(Self { plan, kube, workload, clock, direct, told, record })
+        let told = Told::read(&record);
+        Ok(Self { plan, kube, workload, direct, told, record })
     }
 
     /// The state before the first try.
@@ -96,9 +95,9 @@ impl Registration {
         let (keeper, stop) = (Arc::clone(direct), registrar.stop_signal());
         registrar.critical("registration", never_ends(async move { keeper.run(stop).await }));
         if let (Some(client), Some(after)) = (&self.kube, self.plan.remove_stale_after) {
-            let (client, clock) = (Arc::clone(client), Arc::clone(&self.clock));
+            let client = Arc::clone(client);
             let workload = Arc::clone(&self.workload.borrow());
-            let sweep = Sweep { client, workload, after, clock };
+            let sweep = Sweep { client, workload, after };
             registrar.critical("stale-entries", never_ends(sweep.run(registrar.stop_signal())));
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::base::backoff::Retry;
@@ -18,6 +18,7 @@ use crate::controlplane::{RootQuestion, RootRefresh, read_roots};
 use crate::identity::{Roots, RootsError};
 use crate::kube::{Client, KubeError, Object};
 use crate::secrets::Vault;
+use crate::xds::{Phase, UpstreamState};
 
 /// Who fetches, from where, and what for.
 pub(super) struct Keeper {
@@ -76,6 +77,18 @@ pub(super) fn keep(tasks: &Tasks, keeper: Keeper) -> RootRefresh {
     let (refresh, questions) = RootRefresh::new();
     tasks.spawn("roots", keeper.run(questions));
     refresh
+}
+
+/// What was wrong with the roots is over once istiod answers: it was believed.
+pub(super) fn settle(tasks: &Tasks, vault: Vault, mut upstream: watch::Receiver<UpstreamState>) {
+    tasks.spawn("roots-settled", async move {
+        while upstream.changed().await.is_ok() {
+            let answers = upstream.borrow_and_update().phase == Phase::Connected;
+            if answers && vault.renewal().borrow().roots_trouble.is_some() {
+                vault.report_roots(None);
+            }
+        }
+    });
 }
 
 impl Keeper {
@@ -143,3 +156,39 @@ const KEY: &str = "root-cert.pem";
 const PAUSE: Duration = Duration::from_secs(60);
 /// Questions that were on their way while the roots were fetched have the same answer.
 const SHARED: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::{self, SkewGauge};
+    use crate::identity::{KeyAlgorithm, SpiffeId};
+    use crate::secrets::{self, Source};
+
+    #[tokio::test]
+    async fn unknown_roots_are_no_trouble_any_more_once_istiod_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = secrets::Config {
+            source: Source::Istiod,
+            id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
+            state_directory: directory.path().to_owned(),
+            root_cert: directory.path().join("root-cert.pem"),
+            key_algorithm: KeyAlgorithm::EcdsaP256,
+            ttl: Duration::from_secs(60),
+            renew_at: 0.5,
+            jitter: 0.0,
+            export_directory: None,
+            skew: SkewGauge::default(),
+        };
+        let vault = Vault::open(config, clock::system());
+        let error = RefreshError::Same { namespace: "vms".to_owned() };
+        let now = clock::from_unix_seconds(0);
+        vault.report_roots(Some(Trouble::new(&error, None, Retry::Later, now)));
+        let (tasks, _ends) = Tasks::new();
+        let upstream = watch::Sender::new(UpstreamState::default());
+        settle(&tasks, vault.clone(), upstream.subscribe());
+        upstream.send_modify(|state| state.phase = Phase::Connected);
+        let mut renewal = vault.renewal();
+        renewal.wait_for(|state| state.roots_trouble.is_none()).await.unwrap();
+        tasks.stop();
+    }
+}

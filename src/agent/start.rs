@@ -139,6 +139,7 @@ impl Agent {
             draining: is_draining,
             timings,
         });
+        roots::settle(&tasks, vault.clone(), relay.state());
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
         identity::keep(&tasks, &vault, ca, kube.as_ref())?;

@@ -39,10 +39,11 @@ pub fn system() -> SharedClock {
     Arc::new(SystemClock)
 }
 
-/// The time as RFC 3339 text in UTC with whole seconds, as Kubernetes writes it.
+/// The time as RFC 3339 text in UTC with whole seconds, as Kubernetes writes it. Such text ends with
+/// the year 9999, and so does any later time: a token may say anything of its end.
 #[must_use]
 pub fn rfc3339(at: SystemTime) -> String {
-    let whole = OffsetDateTime::from(at).replace_nanosecond(0);
+    let whole = OffsetDateTime::from(at.min(from_unix_seconds(LAST))).replace_nanosecond(0);
     whole.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
@@ -93,6 +94,9 @@ pub fn from_unix_seconds(seconds: u64) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// `9999-12-31T23:59:59Z`.
+const LAST: u64 = 253_402_300_799;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +108,13 @@ mod tests {
         assert_eq!(unix_seconds(at), 1_790_000_000);
         assert_eq!(parse_rfc3339("2026-09-21T16:13:20.9+02:00"), Some(at));
         assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+
+    #[test]
+    fn no_time_is_too_late_to_be_told() {
+        for seconds in [LAST, LAST + 1, 1_000_000_000_000_000, u64::MAX / 2] {
+            assert_eq!(rfc3339(from_unix_seconds(seconds)), "9999-12-31T23:59:59Z");
+        }
     }
 
     #[test]

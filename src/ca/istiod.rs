@@ -43,7 +43,13 @@ impl IstiodIssuer {
             .max_decoding_message_size(ANSWER_BYTES);
         let endpoint = &self.dialer.config().endpoint;
         match timeout(ANSWER_LIMIT, client.create_certificate(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                // Beside a certificate a token proves nothing.
+                if let Some(bearer) = bearer.filter(|_| !connection.with_certificate) {
+                    self.dialer.accept(&bearer);
+                }
+                Ok(response.into_inner())
+            }
             Ok(Err(status)) => {
                 let message: String = status.message().chars().take(MESSAGE_CHARS).collect();
                 let code = status.code();

@@ -208,13 +208,19 @@ impl KubernetesIssuer {
     async fn answer(&self, object: &Object, waiting: Waiting<'_>) -> Result<String, SignerError> {
         let mut backoff = Backoff::new(Duration::from_millis(500), LOOK);
         loop {
+            let since = Instant::now();
             let error = match self.follow(object, waiting).await {
                 Err(SignerError::Api(error)) if error.code() == Some(404) => {
                     return Err(SignerError::Gone { name: object.name.clone() });
                 }
                 Err(SignerError::Api(error)) if error.retry() != Retry::Never => error,
                 Ok(None) => {
-                    backoff.reset();
+                    // The server ends a watch after some minutes, but something between may do so
+                    // at once.
+                    if since.elapsed() >= LOOK {
+                        backoff.reset();
+                    }
+                    sleep(backoff.next_delay()).await;
                     continue;
                 }
                 Ok(Some(chain)) => return Ok(chain),

@@ -12,7 +12,7 @@ use super::logs;
 use super::options::{Global, Overrides};
 use super::progress::{Progress, Verdict};
 use super::run::{finish, runtime, start};
-use super::{capture, service, settings, status};
+use super::{capture, screen, service, settings, status};
 use crate::agent::{Agent, Configuration, Reason};
 use crate::capture::Capture;
 use crate::config::{self, Document, Paths};
@@ -152,10 +152,15 @@ fn background(
     mut progress: Progress,
     limit: Duration,
 ) -> Result<(), Failure> {
+    let before = service::Before::look();
     let failed = |layout: Layout, failure: Failure| {
         // The service must not go on trying what we take away.
         drop(service::disable());
         layout.undo();
+        // A machine that was in the mesh stays in it.
+        if let Err(error) = before.restore() {
+            screen::failure(&error);
+        }
         Err(failure)
     };
     if let Err(failure) = service::enable() {

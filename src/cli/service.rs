@@ -22,6 +22,34 @@ pub(super) fn enable() -> Result<(), Failure> {
     systemctl(&["restart", "--no-block", UNIT])
 }
 
+/// What the service is, to be put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Before {
+    /// It starts at each boot.
+    enabled: bool,
+    /// It runs.
+    active: bool,
+}
+
+impl Before {
+    /// As it is now.
+    pub(super) fn look() -> Self {
+        let is = |what| systemctl(&[what, "--quiet", UNIT]).is_ok();
+        Self { enabled: is("is-enabled"), active: is("is-active") }
+    }
+
+    /// Puts a service that was disabled meanwhile back as it was.
+    pub(super) fn restore(self) -> Result<(), Failure> {
+        self.steps().into_iter().try_for_each(systemctl)
+    }
+
+    fn steps(self) -> Vec<&'static [&'static str]> {
+        let enable = self.enabled.then_some(&["enable", UNIT][..]);
+        let start = self.active.then_some(&["restart", "--no-block", UNIT][..]);
+        enable.into_iter().chain(start).collect()
+    }
+}
+
 /// Stops the service, now and at each boot.
 pub(super) fn disable() -> Result<(), Failure> {
     systemctl(&["disable", "--now", UNIT])
@@ -87,3 +115,20 @@ const UNIT: &str = "vm-agent.service";
 const LIMIT: &str = "5";
 /// Lines of the log that tell how it came to this.
 const LINES: &str = "500";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_so_before_is_put_back() {
+        let steps = |enabled, active| Before { enabled, active }.steps();
+        assert!(steps(false, false).is_empty(), "a machine that joined for the first time");
+        assert_eq!(
+            steps(true, true),
+            [&["enable", UNIT][..], &["restart", "--no-block", UNIT][..]],
+            "a machine in the mesh goes on as before"
+        );
+        assert_eq!(steps(false, true).len(), 1);
+    }
+}

@@ -172,6 +172,10 @@ fn each_wrong_value_is_told_with_what_was_expected() {
         ("workload: {serviceaccount: x}", "did you mean workload.serviceAccount?"),
         ("registration: {kubernetes: {sever: x}}", "did you mean registration.kubernetes.server?"),
         (
+            "registration: {mode: istiod, kubernetes: {server: 'https://k', tokenFile: kube-token}}",
+            "expected all three of registration.kubernetes.server, caFile and tokenFile",
+        ),
+        (
             "identiti: {ttl: 1h, renewAt: 0.5}",
             "identiti: there is no such setting: did you mean identity?",
         ),

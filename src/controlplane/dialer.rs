@@ -199,6 +199,11 @@ impl Dialer {
         self.ladder.refuse(bearer, message);
     }
 
+    /// istiod accepted it.
+    pub fn accept(&self, bearer: &Bearer) {
+        self.ladder.accept(bearer);
+    }
+
     async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
         let Endpoint { host, port } = &self.config.endpoint;
         let host = self.config.connect_to.as_ref().unwrap_or(host);

@@ -27,6 +27,8 @@ pub(super) struct ApiCredential {
     share: f64,
     /// What we put there last, and when by our clock.
     placed: Mutex<Option<(Token, SystemTime)>>,
+    /// What could not be written, and is used meanwhile when the file's token has ended.
+    unwritten: Mutex<Option<Token>>,
     pub(super) pace: Pace,
 }
 
@@ -52,6 +54,7 @@ impl ApiCredential {
             owner,
             share: RENEW_AT + rand::rng().random_range(-JITTER..=JITTER),
             placed: Mutex::new(None),
+            unwritten: Mutex::new(None),
             pace: Pace::new(),
         })
     }
@@ -67,13 +70,24 @@ impl ApiCredential {
     /// When it cannot be used. A token that is no JWT is the server's to judge.
     pub(super) fn look(&self, now: SystemTime) -> Result<Token, RungError> {
         let token = Token::read(&self.path)?;
-        token.check_end(now)?;
-        Ok(token)
+        match (token.check_end(now), self.unwritten(now)) {
+            (Ok(()), _) => Ok(token),
+            (Err(_), Some(unwritten)) => Ok(unwritten),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+
+    /// What could not be written, while it lives.
+    fn unwritten(&self, now: SystemTime) -> Option<Token> {
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unwritten.filter(|token| token.check_end(now).is_ok())
     }
 
     /// When the file is to be replaced: at once (`None`), after a while, or never.
     pub(super) fn due_in(&self, token: &Token, now: SystemTime) -> Option<Duration> {
-        let at = self.due_at(token, now);
+        let better = |unwritten: Token| unwritten.expires_at() >= token.expires_at();
+        let waits = self.unwritten(now).is_some_and(better);
+        let at = if waits { Some(now) } else { self.due_at(token, now) };
         let left = at.map_or(Duration::MAX, |at| at.duration_since(now).unwrap_or_default());
         let left = left.max(self.pace.pause());
         (!left.is_zero()).then_some(left)
@@ -84,7 +98,12 @@ impl ApiCredential {
         let claims = token.claims();
         let ours = claims.account.is_some() && token.check_account(&self.id).is_ok();
         let life = claims.life().filter(|_| ours && self.owner == Owner::Agent)?;
-        let since = self.placed_at(token, now).or(claims.issued_at)?;
+        let since = match self.placed_at(token, now) {
+            Some(at) => at,
+            // Our clock is behind: how old the token is, and when it ends, nobody knows.
+            None if is_ahead(claims.issued_at?, now) => return Some(now),
+            None => claims.issued_at?,
+        };
         since.checked_add(life.mul_f64(self.share))
     }
 
@@ -92,20 +111,51 @@ impl ApiCredential {
     fn placed_at(&self, token: &Token, now: SystemTime) -> Option<SystemTime> {
         let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let (placed, at) = placed.as_ref()?;
-        let is_past = at.checked_sub(SET_BACK).is_some_and(|at| at <= now);
-        (placed.is(token) && is_past).then_some(*at)
+        (placed.is(token) && !is_ahead(*at, now)).then_some(*at)
     }
 
     /// Replaces the file by a token with the same audiences, life and binding. A server that only
     /// gives tokens that end sooner than what we have is asked again when that has changed.
     ///
     /// # Errors
-    /// When the server does not make one, or the file cannot be written.
+    /// When the server does not make one, or the file cannot be written: the token is then used all
+    /// the same, and written later.
     pub(super) async fn replace(
         &self,
         old: &Token,
         clock: &SharedClock,
     ) -> Result<Option<Token>, RungError> {
+        let now = clock.now();
+        let unwritten = self.unwritten(now).filter(|token| {
+            let is_due = self.due_at(token, now).is_some_and(|at| at <= now);
+            !is_due && token.expires_at() >= old.expires_at()
+        });
+        let new = match unwritten {
+            Some(token) => token,
+            None => self.request(old).await?,
+        };
+        let now = clock.now();
+        if !new.is(old) && new.expires_at() <= old.expires_at() {
+            let given = new.life(now).unwrap_or_default();
+            let left = old.expires_at().and_then(|end| end.duration_since(now).ok());
+            let rest = left.unwrap_or_default().saturating_sub(given);
+            self.pace.rest(rest.clamp(REST, LONGEST_REST));
+            return Ok(None);
+        }
+        let written =
+            fsio::replace(&self.path, new.secret().expose_secret().as_bytes(), fsio::SECRET);
+        let placed = Some((new.clone(), now));
+        *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = placed;
+        let unwritten = written.is_err().then(|| new.clone());
+        self.client.spare_token(unwritten.as_ref().map(|token| token.secret().clone()));
+        *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = unwritten;
+        written.map_err(RungError::Storage)?;
+        self.pace.reset();
+        Ok(Some(new))
+    }
+
+    /// A new token that is like the old one.
+    async fn request(&self, old: &Token) -> Result<Token, RungError> {
         let claims = old.claims();
         let audiences: Vec<&str> = claims.audiences.iter().map(String::as_str).collect();
         let life = claims.life().unwrap_or(SHORTEST).max(SHORTEST);
@@ -114,21 +164,13 @@ impl ApiCredential {
         let issued = issued.map_err(RungError::Kube)?;
         let new = Token::parse(issued.token.expose_secret())?;
         new.check_account(&self.id)?;
-        let now = clock.now();
-        if new.expires_at() <= old.expires_at() {
-            let given = new.life(now).unwrap_or_default();
-            let left = old.expires_at().and_then(|end| end.duration_since(now).ok());
-            let rest = left.unwrap_or_default().saturating_sub(given);
-            self.pace.rest(rest.clamp(REST, LONGEST_REST));
-            return Ok(None);
-        }
-        let text = new.secret().expose_secret().as_bytes();
-        fsio::replace(&self.path, text, fsio::SECRET).map_err(RungError::Storage)?;
-        let placed = Some((new.clone(), now));
-        *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = placed;
-        self.pace.reset();
-        Ok(Some(new))
+        Ok(new)
     }
+}
+
+/// Whether a moment of the past is none by our clock.
+fn is_ahead(past: SystemTime, now: SystemTime) -> bool {
+    past.checked_sub(SET_BACK).is_some_and(|past| past > now)
 }
 
 /// As the tokens that are made with it.

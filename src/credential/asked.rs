@@ -172,6 +172,14 @@ impl Asked {
         }
     }
 
+    /// istiod accepted this token after all.
+    pub(super) fn accept(&self, token: &Token) {
+        if let Some(held) = self.lock().as_mut().filter(|held| held.token.is(token)) {
+            held.refused = false;
+            self.pace.reset();
+        }
+    }
+
     /// Whether the token that is held was refused, and it is too soon for another one.
     pub(super) fn rests(&self) -> bool {
         let refused = self.lock().as_ref().is_some_and(|held| held.refused);

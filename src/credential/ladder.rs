@@ -143,6 +143,18 @@ impl Ladder {
         self.note_failure(step.rung, &RungError::Refused { message: message.to_owned() });
     }
 
+    /// istiod accepted this token: that it did not before says nothing of it any more.
+    pub fn accept(&self, bearer: &Bearer) {
+        let step = self.inner.steps.iter().find(|step| step.rung == bearer.rung);
+        let Some(step) = step.filter(|step| step.is_refused(&bearer.token)) else { return };
+        *step.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Origin::Asked(asked) = &step.origin {
+            asked.accept(&bearer.token);
+        }
+        self.note_token(step, &bearer.token);
+        self.change(step.rung, RungState::settle);
+    }
+
     /// What is known of the rungs.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {

@@ -208,6 +208,26 @@ async fn what_istiod_refused_is_sent_again_only_when_nothing_else_is_left() {
 }
 
 #[tokio::test]
+async fn what_istiod_accepts_after_all_is_no_refused_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("token"), dir.path().join("runs"));
+    put(&file, &jwt("istio-ca", 2000));
+    let sources = [Source::TokenFile(file.clone()), printer(&file, &log)];
+    for source in sources {
+        let ladder = ladder(vec![source], &FakeClock::at(100));
+        let bearer = ladder.token().await.unwrap();
+        // As while it cannot ask the API server.
+        ladder.refuse(&bearer, "authentication failure");
+        assert!(ladder.at_hand().is_none());
+        let again = ladder.token().await.unwrap();
+        ladder.accept(&again);
+        assert!(ladder.at_hand().unwrap().token.is(&bearer.token));
+        let (_, state) = ladder.state().borrow().rungs[0].clone();
+        assert_eq!((state.phase, state.trouble), (Phase::Usable, None));
+    }
+}
+
+#[tokio::test]
 async fn a_source_whose_tokens_are_refused_is_not_asked_for_one_at_every_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let (file, log) = (dir.path().join("token"), dir.path().join("runs"));

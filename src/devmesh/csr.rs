@@ -13,7 +13,7 @@ use axum::routing::get;
 use axum::{Extension, Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use rcgen::{CertificateSigningRequestParams, DistinguishedName};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -191,6 +191,7 @@ async fn follow(
         let (line, following) = following?.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), following))
     });
+    let lines = lines.take_until(tokio::time::sleep(state.options.longest_watch));
     Ok(Body::from_stream(lines).into_response())
 }
 

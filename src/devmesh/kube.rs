@@ -162,7 +162,7 @@ fn listed(
     let scope = Scope::new(resource, namespace, options);
     if watch::is_wanted(options) {
         authorize(state, user, &act("watch", resource, namespace, ""))?;
-        return watch::follow(&state.objects, scope, options);
+        return watch::follow(&state.objects, scope, options, state.options.longest_watch);
     }
     authorize(state, user, &act("list", resource, namespace, ""))?;
     let items = state.objects.list(resource, Some(namespace).filter(|name| !name.is_empty()));

@@ -134,6 +134,7 @@ pub(super) fn follow(
     objects: &Objects,
     scope: Scope,
     options: &BTreeMap<String, String>,
+    longest: Duration,
 ) -> Result<Response, Refusal> {
     let number = |name: &str| options.get(name).and_then(|text| text.parse::<u64>().ok());
     let changed = objects.changed();
@@ -148,7 +149,7 @@ pub(super) fn follow(
     if objects.changes_after(start).is_none() {
         return Err(Refusal::expired(start));
     }
-    let limit = number("timeoutSeconds").map_or(LIMIT, Duration::from_secs).min(LIMIT);
+    let limit = number("timeoutSeconds").map_or(longest, Duration::from_secs).min(longest);
     let bookmarks = options.get("allowWatchBookmarks").is_some_and(|value| value == "true");
     let watcher = Watcher {
         objects: objects.clone(),
@@ -218,5 +219,3 @@ fn line(word: &str, object: &Value) -> String {
 const BY_NAME: &str = "metadata.name=";
 /// Changes that are kept; the API server keeps those of the last minutes.
 const CHANGES: usize = 10_000;
-/// The longest watch; the API server ends one after half an hour to an hour.
-const LIMIT: Duration = Duration::from_secs(1800);

@@ -29,7 +29,7 @@ use crate::proto::nds::NameTable;
 /// Sockets that queries arrive at.
 #[derive(Debug)]
 pub struct Doors {
-    doors: Vec<(UdpSocket, TcpListener)>,
+    pub(super) doors: Vec<(UdpSocket, TcpListener)>,
 }
 
 /// An address that cannot be listened at.

@@ -149,15 +149,11 @@ fn resolver(
     tasks: &Tasks,
     answer: impl Fn(&Message) -> Option<Message> + Send + Copy + 'static,
 ) -> Resolver {
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (udp, tcp) = both_at_one_port();
     let address = udp.local_addr().unwrap();
-    let tcp = std::net::TcpListener::bind(address).unwrap();
-    udp.set_nonblocking(true).unwrap();
-    tcp.set_nonblocking(true).unwrap();
     let (tell, asked) = mpsc::unbounded_channel();
     let told = tell.clone();
     tasks.spawn("resolver", async move {
-        let udp = UdpSocket::from_std(udp).unwrap();
         let mut buffer = [0; 4096];
         loop {
             let (size, from) = udp.recv_from(&mut buffer).await.unwrap();
@@ -169,7 +165,6 @@ fn resolver(
         }
     });
     tasks.spawn("resolver-streams", async move {
-        let tcp = TcpListener::from_std(tcp).unwrap();
         loop {
             let (mut stream, _) = tcp.accept().await.unwrap();
             let query = Message::from_vec(&read_message(&mut stream).await.unwrap()).unwrap();
@@ -181,6 +176,25 @@ fn resolver(
         }
     });
     Resolver { address, asked }
+}
+
+/// A port that is free for datagrams may be somebody's for streams. The ones that did not fit are
+/// held until one does, so that none is offered twice.
+fn both_at_one_port() -> (UdpSocket, TcpListener) {
+    let mut unfit = Vec::new();
+    let (udp, tcp) = loop {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        match std::net::TcpListener::bind(udp.local_addr().unwrap()) {
+            Ok(tcp) => break (udp, tcp),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+                unfit.push(udp);
+            }
+        }
+    };
+    udp.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    (UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap())
 }
 
 fn reply_to(query: &Message, code: ResponseCode, ttl: Option<u32>) -> Message {
@@ -205,9 +219,9 @@ struct World {
 
 impl World {
     async fn new(tasks: Tasks, upstreams: Upstreams, directory: tempfile::TempDir) -> Self {
-        let listen = vec!["127.0.0.1:0".parse().unwrap()];
-        let doors = Doors::open(&listen).await.unwrap();
+        let doors = Doors { doors: vec![both_at_one_port()] };
         let address = doors.addresses()[0];
+        let listen = vec![address];
         let config = Config {
             listen,
             upstreams,

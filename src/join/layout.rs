@@ -28,13 +28,22 @@ pub struct Files {
 }
 
 impl Files {
-    /// The token for the Kubernetes API, unless the one that is there was made after it: joining
-    /// again with an old source must not take back what was renewed since.
+    /// The token for the Kubernetes API, unless the one that is there was made after it and lives
+    /// longer: joining again with an old source must not take back what was renewed since.
     #[must_use]
     pub fn new_kube_token(&self) -> Option<(&Path, &SecretString)> {
-        let (path, token) = self.kube_token.as_ref()?;
-        (!is_newer(path, token)).then_some((path, token))
+        unless_newer(self.kube_token.as_ref()?)
     }
+
+    /// The token for istiod, likewise: somebody may have mended a machine by hand.
+    #[must_use]
+    pub fn new_token(&self) -> Option<(&Path, &SecretString)> {
+        unless_newer(self.token.as_ref()?)
+    }
+}
+
+fn unless_newer((path, token): &(PathBuf, SecretString)) -> Option<(&Path, &SecretString)> {
+    (!is_newer(path, token)).then_some((path, token))
 }
 
 /// What was placed, so that it can be undone.
@@ -113,10 +122,7 @@ impl Layout {
         for (path, pem) in files.root_cert.iter().chain(&files.kube_ca) {
             self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
         }
-        if let Some((path, token)) = &files.token {
-            self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
-        }
-        if let Some((path, token)) = files.new_kube_token() {
+        for (path, token) in files.new_token().into_iter().chain(files.new_kube_token()) {
             self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
         }
         // The configuration comes last: with it the machine counts as joined.
@@ -155,7 +161,8 @@ impl Layout {
     }
 }
 
-/// Whether a file holds a token that was made for the same account after this one.
+/// Whether a file holds a token that was made for the same account after this one. One that ends
+/// sooner was not made from it, and is no better.
 fn is_newer(path: &Path, token: &SecretString) -> bool {
     let Ok(held) = fsio::read_text(path, TOKEN_BYTES).map(zeroize::Zeroizing::new) else {
         return false;
@@ -164,9 +171,15 @@ fn is_newer(path: &Path, token: &SecretString) -> bool {
         (Ok(held), Ok(new)) => {
             (&held.account, &held.audiences) == (&new.account, &new.audiences)
                 && held.issued_at > new.issued_at
+                && lives_as_long(&held, &new)
         }
         _ => false,
     }
+}
+
+/// Whether one token does not end before another; one without an end never does.
+fn lives_as_long(one: &Claims, other: &Claims) -> bool {
+    one.expires_at.is_none_or(|end| other.expires_at.is_some_and(|other| other <= end))
 }
 
 fn mode_of(path: &Path) -> Option<u32> {
@@ -257,23 +270,37 @@ mod tests {
         use base64::Engine;
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("var/lib/vm-agent/kube-token");
-        let join = |account: &str, issued_at: u64| {
-            let claims =
-                format!("{{\"iat\":{issued_at},\"sub\":\"system:serviceaccount:{account}\"}}");
+        let live = |account: &str, issued_at: u64, life: u64| {
+            let end = issued_at + life;
+            let claims = format!(
+                "{{\"iat\":{issued_at},\"exp\":{end},\"sub\":\"system:serviceaccount:{account}\"}}"
+            );
             let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
             let token = SecretString::from(format!("e30.{claims}.c2ln"));
-            let files =
-                Files { kube_token: Some((path.clone(), token)), ..files(root.path(), "one") };
+            let other = root.path().join("var/lib/vm-agent/istio-token");
+            let files = Files {
+                kube_token: Some((path.clone(), token.clone())),
+                token: Some((other.clone(), token)),
+                ..files(root.path(), "one")
+            };
             let layout = Layout::apply(&files).unwrap();
+            let read = |path| std::fs::read_to_string(path).unwrap();
+            assert_eq!(read(&other), read(&path), "what holds for one holds for the other");
             (layout.changed(), std::fs::read_to_string(&path).unwrap())
         };
+        let join = |account: &str, issued_at: u64| live(account, issued_at, 1000);
         let (_, renewed) = join("vms:client", 2000);
         assert_eq!(mode_of(&path), Some(0o600));
         assert_eq!(join("vms:client", 1000), (false, renewed.clone()), "the same bundle again");
         let (changed, fresh) = join("vms:client", 3000);
         assert!(changed && fresh != renewed, "a new bundle");
+        let (changed, long) = live("vms:client", 1000, 9000);
+        assert!(changed && long != fresh, "an older bundle that lives longer");
+        assert_eq!(join("vms:client", 500), (false, long));
         assert!(join("vms:other", 1000).0, "another account's is no older one");
-        std::fs::write(&path, "rubbish").unwrap();
+        for name in ["kube-token", "istio-token"] {
+            std::fs::write(path.with_file_name(name), "rubbish").unwrap();
+        }
         assert!(join("vms:client", 1).0);
     }
 

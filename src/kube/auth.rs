@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::error::KubeError;
 use crate::base::clock::rfc3339;
@@ -26,17 +27,45 @@ pub enum Auth {
     },
 }
 
+/// A token that is newer than the one in the file, and could not be written there.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Option<SecretString>>);
+
+impl Spare {
+    pub(super) fn put(&self, token: Option<SecretString>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// The token, while it lives.
+    fn alive(&self, now: SystemTime) -> Option<SecretString> {
+        let token = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        token.filter(|token| end(token.expose_secret()).is_none_or(|end| end > now))
+    }
+}
+
+/// When a token ends, where it tells.
+fn end(token: &str) -> Option<SystemTime> {
+    Claims::read(token).ok().and_then(|claims| claims.expires_at)
+}
+
 impl Auth {
-    /// The bearer token now; `None` for a client certificate.
-    pub(super) fn bearer(&self, now: SystemTime) -> Result<Option<SecretString>, KubeError> {
+    /// The bearer token now, the spare one where the file's has ended; `None` for a client
+    /// certificate.
+    pub(super) fn bearer(
+        &self,
+        now: SystemTime,
+        spare: &Spare,
+    ) -> Result<Option<SecretString>, KubeError> {
         match self {
             Self::ClientCertificate { .. } => Ok(None),
             Self::Token(token) => Ok(Some(token.clone())),
             Self::TokenFile(path) => {
                 let text = fsio::read_text(path, TOKEN_BYTES).map_err(KubeError::Credential)?;
                 let text = text.trim();
-                let end = Claims::read(text).ok().and_then(|claims| claims.expires_at);
-                if let Some(end) = end.filter(|end| *end <= now) {
+                if let Some(end) = end(text).filter(|end| *end <= now) {
+                    if let Some(spare) = spare.alive(now) {
+                        return Ok(Some(spare));
+                    }
                     let (path, expired_at) = (path.clone(), rfc3339(end));
                     return Err(KubeError::ExpiredToken { path, expired_at, now: rfc3339(now) });
                 }

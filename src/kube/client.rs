@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::auth::Spare;
 use super::elsewhere::Elsewhere;
 use super::error::{KubeError, Verb};
 use super::watch::Watch;
@@ -93,6 +94,7 @@ pub struct IssuedToken {
 pub struct Client {
     server: String,
     auth: Auth,
+    spare: Spare,
     tls: rustls::ClientConfig,
     /// The host behind the name of the URL, where its certificate has another name.
     elsewhere: Option<String>,
@@ -133,7 +135,8 @@ impl Client {
         }
         let http = Mutex::new(connections(&tls, elsewhere.as_deref())?);
         let (clock, skew) = (SharedClockDebug(clock), SkewGauge::default());
-        Ok(Self { server, auth: config.auth, tls, elsewhere, http, clock, skew })
+        let (auth, spare) = (config.auth, Spare::default());
+        Ok(Self { server, auth, spare, tls, elsewhere, http, clock, skew })
     }
 
     /// Lets the next call make a new connection: those that began at an address which this machine
@@ -152,10 +155,23 @@ impl Client {
         self
     }
 
+    /// The time by the server's clock, as far as its answers have told it lately; else by ours.
+    #[must_use]
+    pub fn server_time(&self) -> SystemTime {
+        let now = self.clock.0.now();
+        self.skew.now(now).map_or(now, |skew| skew.corrected(now))
+    }
+
     /// The file of our bearer token, where the credential is one.
     #[must_use]
     pub fn token_file(&self) -> Option<&Path> {
         if let Auth::TokenFile(path) = &self.auth { Some(path) } else { None }
+    }
+
+    /// Goes on with this token when the one in the file has ended: a disk that is full keeps it out
+    /// of there. `None` once it is in the file.
+    pub fn spare_token(&self, token: Option<SecretString>) {
+        self.spare.put(token);
     }
 
     /// Reads an object.
@@ -332,7 +348,7 @@ impl Client {
         request: RequestBuilder,
     ) -> Result<Response, KubeError> {
         let mut headers = HeaderMap::new();
-        if let Some(token) = self.auth.bearer(self.clock.0.now())? {
+        if let Some(token) = self.auth.bearer(self.clock.0.now(), &self.spare)? {
             let bearer = format!("Bearer {}", token.expose_secret());
             let mut bearer = HeaderValue::try_from(bearer).map_err(|_| KubeError::Tls {
                 why: "the token has strange characters".to_owned(),

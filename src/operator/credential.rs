@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{FIELD_MANAGER, Operator, OperatorError, Order, Registration};
 use crate::base::clock::rfc3339;
 use crate::identity::BoundObject;
-use crate::join::KubernetesAccess;
+use crate::join::{Bundle, BundleMetadata, KubernetesAccess};
 use crate::kube::{IssuedToken, KubeError, Object};
 
 /// What was issued.
@@ -42,11 +42,23 @@ impl Operator {
             Err(error) => {
                 if let Some(BoundObject { name, .. }) = secret {
                     // It holds nothing; that it stays behind is no second error.
-                    drop(self.client.delete(&secret_object(order, name)).await);
+                    drop(self.client.delete(&secret_object(&order.group.namespace, &name)).await);
                 }
                 Err(error.into())
             }
         }
+    }
+
+    /// Takes a bundle back that nobody has got: its tokens end with its Secret.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn revoke(&self, bundle: &Bundle) -> Result<(), OperatorError> {
+        let BundleMetadata { namespace, secret, .. } = &bundle.metadata;
+        if secret.is_empty() {
+            return Ok(());
+        }
+        Ok(self.client.delete(&secret_object(namespace, secret)).await?)
     }
 
     async fn tokens(
@@ -91,7 +103,7 @@ impl Operator {
         let group = order.group.name.chars().take(GROUP_LETTERS).collect::<String>();
         let group = group.trim_end_matches(['.', '-']);
         let name = format!("vm-agent-bundle-{group}-{:08x}", rand::random::<u32>());
-        let object = secret_object(order, name.clone());
+        let object = secret_object(&order.group.namespace, &name);
         let body = json!({
             "apiVersion": "v1",
             "kind": "Secret",
@@ -112,8 +124,8 @@ impl Operator {
     }
 }
 
-fn secret_object(order: &Order, name: String) -> Object {
-    let namespace = order.group.namespace.clone();
+fn secret_object(namespace: &str, name: &str) -> Object {
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
     Object { group_version: "v1", resource: "secrets", namespace, name }
 }
 

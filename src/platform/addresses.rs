@@ -36,15 +36,21 @@ pub fn addresses() -> Vec<IpAddr> {
 #[must_use]
 pub fn interface_addresses() -> Vec<(String, IpAddr)> {
     let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
-    let mut interfaces: Vec<_> = networks.iter().collect();
-    interfaces.sort_by(|one, other| one.0.cmp(other.0));
     let of = |(name, data): (&OsString, &NetworkData)| {
         let name = name.to_string_lossy().into_owned();
         let ips: Vec<IpAddr> = data.ip_networks().iter().map(|network| network.addr).collect();
         ips.into_iter().map(move |ip| (name.clone(), ip))
     };
-    let all = interfaces.into_iter().flat_map(of);
-    all.filter(|(_, ip)| !ip.is_loopback() && !is_link_local(*ip)).collect()
+    in_order(networks.iter().flat_map(of))
+}
+
+/// By interface, IPv4 first. The library tells interfaces and their addresses in another order
+/// each time: two looks at the same machine have to see the same.
+fn in_order(all: impl Iterator<Item = (String, IpAddr)>) -> Vec<(String, IpAddr)> {
+    let mut found: Vec<_> =
+        all.filter(|(_, ip)| !ip.is_loopback() && !is_link_local(*ip)).collect();
+    found.sort();
+    found
 }
 
 /// Interfaces that container engines and hypervisors make.
@@ -60,6 +66,22 @@ const ADDRESSES: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_its_addresses_in_one_order() {
+        let one = |name: &str, ip: &str| (name.to_owned(), ip.parse().unwrap());
+        let mut all = vec![
+            one("eth0", "10.0.0.9"),
+            one("eth0", "2001:db8::1"),
+            one("eth0", "2001:db8::2"),
+            one("eth1", "10.0.0.1"),
+        ];
+        let expected = all.clone();
+        all.push(one("eth0", "fe80::1"));
+        all.push(one("lo", "127.0.0.1"));
+        all.reverse();
+        assert_eq!(in_order(all.into_iter()), expected);
+    }
 
     #[test]
     fn addresses_of_container_bridges_are_not_ours() {

@@ -24,6 +24,8 @@ pub(super) struct Course<'a> {
     workload: watch::Receiver<Arc<Workload>>,
     /// Of tries that failed.
     failures: Backoff,
+    /// Why the last try failed, which is logged once.
+    failure: Option<String>,
     /// Of repairs: somebody may do the opposite of what we do.
     repairs: Backoff,
     repaired: Option<Instant>,
@@ -68,6 +70,7 @@ impl<'a> Course<'a> {
             workload,
             addresses,
             failures: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            failure: None,
             repairs: Backoff::new(FIRST_REPAIR, LONGEST_REPAIR),
             repaired: None,
             breaks: Backoff::new(FIRST_PAUSE, LOOK),
@@ -81,6 +84,7 @@ impl<'a> Course<'a> {
             match self.look().await {
                 Ok(look) => {
                     self.failures.reset();
+                    self.failure = None;
                     if self.follow(look).await == Cause::Drift {
                         self.pace().await;
                     }
@@ -133,7 +137,8 @@ impl<'a> Course<'a> {
         let Direct { client, config, clock, .. } = self.direct;
         let live = client.get(object).await?;
         let (now, grace) = (clock.now(), config.take_over_after);
-        let ago = match tenant::tenant(&live, now, grace) {
+        // The times are istiod's and the API server's: a clock of ours that is ahead steals no name.
+        let ago = match tenant::tenant(&live, client.server_time(), grace) {
             Tenant::Alive(how) => {
                 let address = live.pointer("/spec/address").and_then(Value::as_str);
                 let error = taken(object, address.unwrap_or("an unknown address"), how);
@@ -161,7 +166,7 @@ impl<'a> Course<'a> {
     }
 
     /// Applies what nobody else holds, and says who holds the rest. Nothing is applied to an entry
-    /// that has never been ours and whose address or account somebody else decides.
+    /// that is not ours and whose address or account somebody else decides.
     async fn yield_to(
         &mut self,
         object: &Object,
@@ -174,7 +179,11 @@ impl<'a> Course<'a> {
         let error = RegisterError::Contested { entry, fields: conflicts.to_vec() };
         let is_vital = |one: &FieldConflict| VITAL.contains(&one.field.as_str());
         if self.uid.is_none() && conflicts.iter().any(is_vital) {
-            return Err(error);
+            // It may be ours from before the agent was started anew.
+            let live = client.get(object).await?;
+            if tenant::machine(&live) != Some(config.machine.hash()) {
+                return Err(error);
+            }
         }
         let theirs: Vec<&str> = conflicts.iter().map(|one| one.field.as_str()).collect();
         let kept = fields::without(&wanted, &theirs);
@@ -233,9 +242,14 @@ impl<'a> Course<'a> {
         self.direct.standing.send_if_modified(|standing| standing.take().is_some());
     }
 
-    fn failed(&self, error: &RegisterError) {
+    fn failed(&mut self, error: &RegisterError) {
         let trouble = Trouble::new(error, error.hint(), error.retry(), self.direct.clock.now());
-        tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
+        let is_new = self.failure.replace(trouble.what.clone()).as_ref() != Some(&trouble.what);
+        if is_new {
+            tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
+        } else {
+            tracing::debug!(%trouble, "The WorkloadEntry still could not be applied.");
+        }
         let alarming = error.retry() != Retry::Soon || !self.direct.state.borrow().registered;
         self.direct.state.send_modify(|state| {
             if alarming {
@@ -273,7 +287,7 @@ impl<'a> Course<'a> {
                 Some(cause) => return cause,
                 // The server ends a watch after some minutes.
                 None => {
-                    let pause = Instant::now() + jittered(FIRST_PAUSE);
+                    let pause = Instant::now() + self.breaks.next_delay();
                     if let Some(cause) = self.wait(pause).await {
                         return cause;
                     }
@@ -320,16 +334,17 @@ impl<'a> Course<'a> {
             }
         };
         tokio::pin!(time);
+        let since = Instant::now();
         loop {
             let event = tokio::select! {
-                event = watch.next() => event?,
+                event = watch.next() => event,
                 Ok(()) = self.workload.changed() => return Some(Cause::Workload),
                 () = &mut time => return Some(Cause::Time),
             };
-            if event.is_ok() {
+            if matches!(event, Some(Ok(_))) || since.elapsed() >= LOOK {
                 self.breaks.reset();
             }
-            match event {
+            match event? {
                 Ok(WatchEvent::Bookmark(newer)) => *revision = newer,
                 Ok(WatchEvent::Deleted(_)) => {
                     self.drifted("it was deleted");
@@ -392,7 +407,8 @@ impl<'a> Course<'a> {
         if self.repaired.is_none_or(|last| last.elapsed() > QUIET) {
             self.repairs.reset();
         }
-        sleep(self.repairs.next_delay()).await;
+        let pause = Instant::now() + self.repairs.next_delay();
+        self.wait(pause).await;
         self.repaired = Some(Instant::now());
     }
 }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{MANAGED_BY, MANAGED_BY_LABEL};
 use super::{object, tenant};
-use crate::base::clock::SharedClock;
 use crate::base::trouble::chain;
 use crate::kube::{Client, KubeError, Object, Version};
 use crate::workload::Workload;
@@ -21,10 +20,8 @@ pub struct Sweep {
     pub client: Arc<Client>,
     /// This machine: only entries of its service account are touched, and never its own.
     pub workload: Arc<Workload>,
-    /// After which absence an entry goes.
+    /// After which absence, by the API server's clock, an entry goes.
     pub after: Duration,
-    /// The clock that absence is told by.
-    pub clock: SharedClock,
 }
 
 impl Sweep {
@@ -60,7 +57,8 @@ impl Sweep {
         let selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
         let list = self.client.list(&all, Some(&selector)).await?;
         let items = list.get("items").and_then(Value::as_array);
-        let now = self.clock.now();
+        // A clock of ours that is wrong would make all of them old.
+        let now = self.client.server_time();
         let stale = items
             .into_iter()
             .flatten()
@@ -95,7 +93,7 @@ fn pause(after: Duration) -> Duration {
 /// Whether a sibling of `own` left its entry behind and has been gone since `after` or longer.
 fn is_stale(entry: &Value, own: &Workload, after: Duration, now: SystemTime) -> bool {
     let account = entry.pointer("/spec/serviceAccount").and_then(Value::as_str);
-    let left = tenant::disconnected_at(entry).and_then(|left| now.duration_since(left).ok());
+    let left = tenant::left_at(entry).and_then(|left| now.duration_since(left).ok());
     account == Some(own.id.service_account().as_str())
         && name(entry) != Some(own.name.as_str())
         && tenant::machine(entry).is_some()
@@ -148,7 +146,15 @@ mod tests {
         let recently = left(86_399)["istio.io/disconnectedAt"].clone();
         assert!(!entry(&|entry| annotate(entry, "istio.io/disconnectedAt", recently.clone())));
         assert!(!entry(&|entry| annotate(entry, "istio.io/disconnectedAt", Value::Null)));
-        assert!(!entry(&|entry| annotate(entry, "istio.io/connectedAt", json!("now"))));
+        let day_ago = left(86_400)["istio.io/disconnectedAt"].clone();
+        let connected =
+            |entry: &mut Value| annotate(entry, "istio.io/connectedAt", day_ago.clone());
+        assert!(entry(&connected), "istiod went down with it, and has cleaned up since");
+        assert!(!entry(&|entry| {
+            connected(entry);
+            entry["status"] = json!({"conditions": [{"type": "Healthy", "status": "False"}]});
+        }));
+        assert!(!entry(&|entry| annotate(entry, "istio.io/connectedAt", recently.clone())));
         assert!(!entry(&|entry| {
             entry["status"] = json!({"conditions": [{"type": "Healthy", "status": "True"}]});
         }));

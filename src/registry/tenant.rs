@@ -18,13 +18,18 @@ pub(super) enum Tenant {
 
 /// Whether the machine of this entry is there. One that nobody has seen for `grace` is gone.
 pub(super) fn tenant(entry: &Value, now: SystemTime, grace: Duration) -> Tenant {
-    if let Some(since) = annotation(entry, CONNECTED) {
+    let is_long_ago = |since: SystemTime| {
+        now.duration_since(since).is_ok_and(|ago| ago >= grace.max(LONGEST_STREAM))
+    };
+    if let Some(since) = annotation(entry, CONNECTED)
+        && !abandoned_at(entry).is_some_and(is_long_ago)
+    {
         return Tenant::Alive(format!("has been connected to istiod since {since}"));
     }
     if is_healthy(entry) {
         return Tenant::Alive("is healthy".to_owned());
     }
-    let seen = [disconnected_at(entry), created_at(entry), written_at(entry)];
+    let seen = [left_at(entry), created_at(entry), written_at(entry)];
     let Some(seen) = seen.into_iter().flatten().max() else {
         return Tenant::Alive("cannot be judged: its entry has no time of creation".to_owned());
     };
@@ -45,23 +50,34 @@ pub(super) fn group(entry: &Value) -> Option<&str> {
     annotation(entry, GROUP)
 }
 
-/// When its machine's last stream to istiod ended; `None` while one is open, and where there never
-/// was one.
-pub(super) fn disconnected_at(entry: &Value) -> Option<SystemTime> {
+/// When its machine's last stream to istiod ended, as far as istiod has noticed; `None` while one
+/// is open, and where there never was one.
+pub(super) fn left_at(entry: &Value) -> Option<SystemTime> {
     if annotation(entry, CONNECTED).is_some() {
-        return None;
+        return abandoned_at(entry);
     }
     annotation(entry, DISCONNECTED).and_then(parse_rfc3339)
 }
 
+/// The last connection of a machine that istiod went down with: nobody noted its end, but a later
+/// istiod has taken its health away, which every connected machine has (`shouldCleanupEntry`).
+fn abandoned_at(entry: &Value) -> Option<SystemTime> {
+    let since = annotation(entry, CONNECTED).and_then(parse_rfc3339)?;
+    let is_health = |one: &Value| one.get("type").and_then(Value::as_str) == Some("Healthy");
+    (!conditions(entry).any(is_health)).then_some(since)
+}
+
 /// Whether istiod holds it for healthy.
 pub(super) fn is_healthy(entry: &Value) -> bool {
-    let conditions = entry.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|condition| {
+    conditions(entry).any(|condition| {
         let is =
             |field: &str, value: &str| condition.get(field).and_then(Value::as_str) == Some(value);
         is("type", "Healthy") && is("status", "True")
     })
+}
+
+fn conditions(entry: &Value) -> impl Iterator<Item = &Value> {
+    entry.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
 }
 
 fn annotation<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
@@ -84,6 +100,9 @@ fn written_at(entry: &Value) -> Option<SystemTime> {
 const CONNECTED: &str = "istio.io/connectedAt";
 const GROUP: &str = "istio.io/autoRegistrationGroup";
 const DISCONNECTED: &str = "istio.io/disconnectedAt";
+/// Istiod ends streams after half an hour by its chart's default, and gives up those that are half
+/// as old again; a new stream is noted anew.
+const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -115,9 +134,22 @@ mod tests {
         left["metadata"]["annotations"] = json!({DISCONNECTED: at(701)});
         let mut written = old.clone();
         written["metadata"]["managedFields"] = json!([{"manager": "vm-agent-1", "time": at(999)}]);
+        let mut starting = connected.clone();
+        starting["status"] = json!({"conditions": [{"type": "Healthy", "status": "False"}]});
+        assert!(matches!(tenant(&starting, from_unix_seconds(9_000_000), GRACE), Tenant::Alive(_)));
         for alive in [&connected, &healthy, &young, &left, &written, &json!({})] {
             assert!(matches!(judged(alive), Tenant::Alive(_)), "{alive}");
         }
+    }
+
+    #[test]
+    fn a_machine_is_gone_too_when_istiod_went_down_with_it() {
+        let entry = json!({
+            "metadata": {"creationTimestamp": at(0), "annotations": {CONNECTED: at(100)}},
+        });
+        let later = |seconds: u64| tenant(&entry, from_unix_seconds(1_000_100 + seconds), GRACE);
+        assert!(matches!(later(3599), Tenant::Alive(_)));
+        assert_eq!(later(3600), Tenant::Gone(Duration::from_secs(3600)));
     }
 
     #[test]

@@ -47,6 +47,7 @@ enum RoundError {
 impl<I: Issuer> Rotation<I> {
     async fn run(mut self) {
         loop {
+            self.vault.restore_again();
             if let Some(due) = self.due() {
                 self.wait_until(due).await;
             }

@@ -188,6 +188,22 @@ impl Vault {
         }
     }
 
+    /// Where there is no identity, takes the one on disk if it is valid by now: a clock that was wrong
+    /// at the start has been set since.
+    pub(super) fn restore_again(&self) {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.identity.borrow().is_some() {
+            return;
+        }
+        let found = kept::look(&place(&inner.config), inner.clock.now());
+        if let KeptIdentity::Good { identity, .. } = found {
+            tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
+            inner.identity.send_replace(Some(Arc::from(identity)));
+            self.report(|state| state.restored = true);
+        }
+    }
+
     /// What is trusted before a candidate comes: the root file's roots; and for what istiod sends,
     /// those that it sent before, too.
     fn known(&self, anchors: &Anchors) -> Result<Roots, Refusal> {
@@ -231,12 +247,7 @@ struct Kept {
 
 fn restore(config: &Config, clock: &SharedClock) -> Kept {
     let nothing = Kept { identity: None, roots: None };
-    let place = Place {
-        state_directory: &config.state_directory,
-        root_cert: &config.root_cert,
-        id: &config.id,
-    };
-    let why = match kept::look(&place, clock.now()) {
+    let why = match kept::look(&place(config), clock.now()) {
         KeptIdentity::Nothing => return nothing,
         KeptIdentity::Good { identity, roots } => {
             tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
@@ -255,6 +266,10 @@ fn restore(config: &Config, clock: &SharedClock) -> Kept {
         Err(error) => tracing::warn!(why, error = chain(&error), "Cannot use the kept identity."),
     }
     nothing
+}
+
+fn place(config: &Config) -> Place<'_> {
+    Place { state_directory: &config.state_directory, root_cert: &config.root_cert, id: &config.id }
 }
 
 /// What mends a clock.

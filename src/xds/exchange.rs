@@ -61,7 +61,11 @@ pub(super) async fn exchange<U: Upstream>(
     let progress = Progress::default();
     let health = session.shared.inputs.health.clone();
     let mut claims = session.shared.inputs.claims.clone();
-    let workload = claims.borrow_and_update().workload.clone();
+    let Claims { workload, opening } = claims.borrow_and_update().clone();
+    if !opening.is_due() {
+        // It came to that while we dialled.
+        return End::Renewed { answered: false };
+    }
     let up = Upward {
         session,
         queue,

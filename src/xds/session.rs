@@ -1,6 +1,8 @@
 //! One stream of Envoy: it is held open while the upstream side is found, lost and found again.
 
+use std::future::ready;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use tracing::debug;
 
 use super::exchange::{End, Requests, exchange};
 use super::shared::Shared;
+use super::state::Phase;
 use super::upstream::{DialFailure, Line, StreamError, Upstream};
 use super::wire::Flavour;
 use crate::base::backoff::Retry;
@@ -45,6 +48,7 @@ impl<U: Upstream> Session<U> {
     /// Relays over one connection after the other until Envoy's stream has to end.
     async fn drive(&self, requests: &mut Requests) -> Status {
         loop {
+            self.admission().await;
             let spare = self.shared.take_spare();
             let was_spare = spare.is_some();
             let line = match spare {
@@ -88,11 +92,23 @@ impl<U: Upstream> Session<U> {
         Status::ok("")
     }
 
+    /// Waits until istiod may be called. That may take days: there is no line until then.
+    async fn admission(&self) {
+        let mut admitted = pin!(self.shared.admitted());
+        tokio::select! {
+            biased;
+            () = &mut admitted => return,
+            () = ready(()) => {}
+        }
+        self.shared.report(self.number, |ledger| ledger.enter(Phase::Idle));
+        admitted.await;
+    }
+
     /// A new connection, as soon as it may be and can be made.
     async fn dial(&self) -> Line {
-        self.shared.admitted().await;
         loop {
             self.shared.due().await;
+            self.admission().await;
             self.shared.report(self.number, |ledger| ledger.enter_dialling());
             match timeout(DIAL_LIMIT, self.shared.upstream.dial()).await.unwrap_or_else(too_slow) {
                 Ok(line) => {

@@ -139,13 +139,12 @@ impl<U> Shared<U> {
         loop {
             let opening = claims.borrow_and_update().opening;
             let changed = match opening {
-                Opening::Now => return,
-                Opening::At(moment) if moment <= Instant::now() => return,
+                opening if opening.is_due() => return,
                 Opening::At(moment) => tokio::select! {
                     () = tokio::time::sleep_until(moment) => return,
                     changed = claims.changed() => changed,
                 },
-                Opening::Closed => claims.changed().await,
+                _ => claims.changed().await,
             };
             if changed.is_err() {
                 std::future::pending::<()>().await;

@@ -474,6 +474,50 @@ async fn istiod_is_not_called_before_it_may_hear_the_claims() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_istiod_must_not_hear_the_claims_the_line_is_idle() {
+    let mut world = World::new().await;
+    let (mut envoy, mut upstream) = world.connected(DELTA).await;
+    world.claims.send_modify(|claims| claims.opening = Opening::Closed);
+    assert!(upstream.is_over().await);
+    assert!(envoy.is_held_for(LONG).await);
+    let state = world.relay.snapshot();
+    assert_eq!((state.phase, state.connected_since), (Phase::Idle, None));
+    world.claims.send_modify(|claims| claims.opening = Opening::Now);
+    assert_eq!(envoy.end().await, Code::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_are_closed_while_istiod_is_away_stay_so_when_it_is_back() {
+    let mut world = World::new().await;
+    world.istiod.cut(false);
+    let mut envoy = world.envoy(DELTA).await;
+    envoy.send(first_request()).await;
+    assert!(envoy.is_held_for(LONG).await);
+    world.claims.send_modify(|claims| claims.opening = Opening::Closed);
+    world.istiod.cut(true);
+    assert!(envoy.is_held_for(LONG).await);
+    assert_eq!(world.relay.snapshot().requests, 0, "istiod was told nothing");
+    world.claims.send_modify(|claims| claims.opening = Opening::Now);
+    world.istiod.stream().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_is_a_waiting_connection_used_before_istiod_may_hear_the_claims() {
+    let mut world = World::new().await;
+    let (mut envoy, _upstream) = world.connected(DELTA).await;
+    world.istiod.cut(true);
+    assert_eq!(envoy.end().await, Code::Ok);
+    world.claims.send_modify(|claims| claims.opening = Opening::Closed);
+    let requests = world.relay.snapshot().requests;
+    let mut envoy = world.envoy(DELTA).await;
+    envoy.send(first_request()).await;
+    assert!(envoy.is_held_for(LONG).await);
+    assert_eq!(world.relay.snapshot().requests, requests);
+    world.claims.send_modify(|claims| claims.opening = Opening::Now);
+    world.istiod.stream().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn envoys_leaving_closes_the_stream_to_istiod() {
     let mut world = World::new().await;
     let (envoy, mut upstream) = world.connected(DELTA).await;

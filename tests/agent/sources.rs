@@ -173,6 +173,26 @@ async fn a_request_through_kubernetes_waits_for_whoever_may_approve_it() {
 }
 
 #[tokio::test]
+async fn a_request_whose_watches_end_at_once_is_looked_at_ever_more_slowly() {
+    let options = Options { longest_watch: Duration::ZERO, ..Options::default() };
+    let mut bed = Bed::with_mesh(options).await;
+    bed.mesh.grant_requests("vms", "client");
+    let settings = json!({"source": "kubernetes", "signerName": "example.com/mesh", "ttl": "1h"});
+    let mut api = bed.kubernetes();
+    api["mode"] = json!("istiod");
+    bed.run(json!({"identity": settings, "registration": api}));
+    let mut seen = bed.mesh.seen();
+    let watches = |seen: &vm_agent::devmesh::Seen| {
+        seen.calls.iter().filter(|call| call.verb == "watch").count()
+    };
+    seen.wait_for(|seen| watches(seen) >= 1).await.unwrap();
+    let start = tokio::time::Instant::now();
+    seen.wait_for(|seen| watches(seen) >= 4).await.unwrap();
+    // At least half of 500, 1000 and 2000 milliseconds.
+    assert!(start.elapsed() >= Duration::from_millis(1700), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_denied_request_is_said_with_the_words_of_who_denied_it() {
     let mut bed = Bed::new().await;
     bed.mesh.grant_requests("vms", "client");

@@ -76,6 +76,18 @@ impl Skew {
         Duration::from_millis(self.ahead_ms.unsigned_abs().saturating_sub(self.error_ms))
     }
 
+    /// The others' time when our clock shows `now`. A skew that may be none corrects nothing.
+    #[must_use]
+    pub fn corrected(&self, now: SystemTime) -> SystemTime {
+        let off = Duration::from_millis(self.ahead_ms.unsigned_abs());
+        let right = match (self.certain().is_zero(), self.ahead_ms < 0) {
+            (true, _) => Some(now),
+            (false, true) => now.checked_add(off),
+            (false, false) => now.checked_sub(off),
+        };
+        right.unwrap_or(now)
+    }
+
     /// `12.3 s ahead of` or `12.3 s behind`, with whose word it is.
     #[must_use]
     pub fn words(&self) -> String {
@@ -158,6 +170,10 @@ mod tests {
         assert_eq!(behind.words(), "100.5 s behind the Kubernetes API");
         let equal = Skew::of_answer(at(100), Duration::ZERO, at(100), by);
         assert_eq!(equal.certain(), Duration::ZERO);
+        let half = Duration::from_millis(500);
+        assert_eq!(skew.corrected(at(100)), at(2) + half);
+        assert_eq!(behind.corrected(at(0)), at(100) + half);
+        assert_eq!(equal.corrected(at(100)), at(100));
     }
 
     #[tokio::test(start_paused = true)]

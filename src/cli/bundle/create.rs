@@ -64,6 +64,13 @@ pub(in crate::cli) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.machines.check()?;
+    if args.ttl < SHORTEST {
+        let error = anyhow::anyhow!("--ttl: Kubernetes makes no token for less than 10m");
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    if !args.dry_run {
+        check_output(&args.output)?;
+    }
     runtime()?.block_on(async {
         match (&args.file, args.dry_run) {
             // What a file says is enough to print.
@@ -102,7 +109,13 @@ async fn with_cluster(args: &Args) -> Result<(), Failure> {
         screen::say(&format!("{} {done}", paint(Paint::Good, "✓")));
     }
     let made = operator.bundle(&order).await.map_err(failed)?;
-    write(&args.output, &made.bundle.to_value())?;
+    if let Err(failure) = write(&args.output, &made.bundle.to_value()) {
+        // Nobody has its tokens.
+        if let Err(error) = operator.revoke(&made.bundle).await {
+            screen::failure(&failed(error));
+        }
+        return Err(failure);
+    }
     words::tell(args, &order, &made);
     Ok(())
 }
@@ -164,6 +177,28 @@ fn check_settings(settings: &Map<String, Value>) -> Result<(), Problems> {
     config::load(&document, &config::Paths::new(Path::new("/"))).map(drop)
 }
 
+/// Whether a bundle can be written there, asked before anything is made in the cluster.
+fn check_output(output: &Path) -> Result<(), Failure> {
+    let wrong = |what: &str| {
+        let error = anyhow::anyhow!("--output {}: {what}", output.display());
+        Err(Failure::new(Exit::Host, error))
+    };
+    if output == Path::new("-") {
+        return Ok(());
+    }
+    // A new file takes the place of the old one: of a device or a link that would be no joke.
+    match output.symlink_metadata() {
+        Ok(about) if !about.is_file() => return wrong("it exists, and is no regular file"),
+        _ => {}
+    }
+    let output = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
+    if output.parent().is_some_and(Path::is_dir) {
+        Ok(())
+    } else {
+        wrong("there is no such directory")
+    }
+}
+
 fn write(output: &Path, bundle: &Value) -> Result<(), Failure> {
     let yaml = zeroize::Zeroizing::new(yaml(bundle)?);
     if output == Path::new("-") {
@@ -193,6 +228,8 @@ fn failed(error: OperatorError) -> Failure {
     Failure::new(exit, error).hint(hint)
 }
 
+/// Kubernetes makes no token for less (`pkg/apis/authentication/validation`).
+const SHORTEST: Duration = Duration::from_secs(600);
 const AFTER_HELP: &str = "\
 A bundle holds the tokens of its service account: whoever has the file can join as it until it
 expires. Kubernetes cannot count uses; --uses is a note in the bundle, and --uses 1 gives it the one

@@ -100,7 +100,10 @@ fn roots(roots: &Roots) -> Value {
 }
 
 fn rows(bundle: &Bundle, shown: &Value) -> Result<(), Failure> {
-    let row = |name: &str, value: &str| screen::out(&format!("{name:<18}{value}"));
+    // It may be anybody's file: nothing in it commands the terminal.
+    let row = |name: &str, value: &str| {
+        screen::out(&format!("{name:<18}{}", value.replace(char::is_control, "\u{fffd}")))
+    };
     let text = |at: &str| match shown.pointer(at) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => String::new(),

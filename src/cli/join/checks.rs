@@ -83,7 +83,7 @@ fn token(
         Source::TokenFile(path) => Some(path),
         _ => None,
     });
-    let token = match (&files.token, path) {
+    let token = match (files.new_token(), path) {
         (Some((_, token)), _) => Token::parse(token.expose_secret()),
         (None, Some(path)) => Token::read(path),
         (None, None) => return None,
@@ -199,7 +199,7 @@ impl Scratch {
             fsio::replace(ca_file, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
         }
         for source in &mut settings.credential.sources {
-            match (source, &files.token) {
+            match (source, files.new_token()) {
                 (Source::TokenFile(path), Some((target, token))) if path == target => {
                     *path = directory.path().join("istio-token");
                     let token = token.expose_secret().as_bytes();

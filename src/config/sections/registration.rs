@@ -104,7 +104,9 @@ fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Ku
     let path = reader.path("registration.kubernetes.kubeconfig", "");
     let context = reader.text("registration.kubernetes.context", "");
     let at = |path: PathBuf| super::below(&paths.config_directory(), &path);
-    check_server(reader, server.as_deref());
+    if !check_server(reader, server.as_deref()) {
+        return None;
+    }
     let parts = server.is_some() || ca_file.is_some() || token_file.is_some();
     match (path, server, ca_file, token_file) {
         (Some(_), ..) if parts => {
@@ -130,27 +132,32 @@ fn kubernetes(reader: &mut Reader<'_>, paths: &Paths, needed: bool) -> Option<Ku
             reader.wrong("registration.mode", what.to_owned());
             None
         }
+        _ if parts => {
+            let what = "expected all three of registration.kubernetes.server, caFile and tokenFile: \
+                        one alone is of no use";
+            reader.wrong("registration.kubernetes", what.to_owned());
+            None
+        }
         _ => None,
     }
 }
 
 /// A token goes there, so it must be TLS; and what stands before an `@` would be a secret in a
 /// file that everyone may read.
-fn check_server(reader: &mut Reader<'_>, server: Option<&str>) {
-    let Some(server) = server else { return };
+fn check_server(reader: &mut Reader<'_>, server: Option<&str>) -> bool {
+    let Some(server) = server else { return true };
     let setting = "registration.kubernetes.server";
     let url = server.parse::<http::Uri>().ok().filter(|url| {
         url.scheme_str() == Some("https") && url.host().is_some_and(|host| !host.is_empty())
     });
-    match url {
+    let what = match url {
         Some(url) if url.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
-            let what = "it holds a user name: expected https://HOST:PORT and a token file";
-            reader.wrong(setting, what.to_owned());
+            "it holds a user name: expected https://HOST:PORT and a token file".to_owned()
         }
-        Some(_) => {}
-        None if server.contains('@') => {
-            reader.wrong(setting, "it is no URL such as https://HOST:PORT".to_owned());
-        }
-        None => reader.wrong(setting, format!("found {server:?}, expected https://HOST:PORT")),
-    }
+        Some(_) => return true,
+        None if server.contains('@') => "it is no URL such as https://HOST:PORT".to_owned(),
+        None => format!("found {server:?}, expected https://HOST:PORT"),
+    };
+    reader.wrong(setting, what);
+    false
 }

@@ -47,13 +47,17 @@ impl Bed {
     }
 
     fn ladder_with(&self, own_kube_token: PathBuf) -> Ladder {
+        self.ladder_of(self.api_token(), own_kube_token)
+    }
+
+    fn ladder_of(&self, kube_token: PathBuf, own_kube_token: PathBuf) -> Ladder {
         let life = Duration::from_secs(2000);
         let source = Source::Kubernetes { life, kept: Some(self.kept()) };
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let kube = crate::kube::Config {
             server: format!("https://localhost:{}", self.mesh.kube_address().port()),
             ca: Ca::Pem(self.mesh.root_pem()),
-            auth: Auth::TokenFile(self.api_token()),
+            auth: Auth::TokenFile(kube_token),
             tls_server_name: None,
         };
         let client = Arc::new(Client::new(kube, Arc::clone(&clock)).unwrap());
@@ -138,6 +142,43 @@ async fn both_tokens_are_renewed_by_the_wall_clock_before_they_end() {
     let mode = std::fs::metadata(bed.api_token()).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, fsio::SECRET);
     assert_eq!(bed.requests(), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_in_our_future_is_replaced_at_once() {
+    let bed = Bed::new(Options::default()).await;
+    bed.set(90_000);
+    bed.put_api_token(8000);
+    // As after a start with a clock that is a day behind.
+    bed.set(1000);
+    bed.until(&bed.ladder(), |state| bed.end(state).is_some()).await;
+    assert_eq!(bed.requests(), 2, "one for istiod, and one for the API itself");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_for_longer_than_the_token_lives_strands_nobody() {
+    let bed = Bed::new(Options::default()).await;
+    let file = std::fs::File::open(bed.api_token()).unwrap();
+    // It can be read, and no file can be made beside it.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let ladder = bed.ladder_of(PathBuf::from(&path), PathBuf::from(&path));
+    bed.set(6500);
+    let api = |state: &State| state.kubernetes_api.clone().unwrap();
+    let state = bed.until(&ladder, |state| api(state).trouble.is_some()).await;
+    let trouble = api(&state).trouble.unwrap().what;
+    assert!(trouble.contains("cannot keep the new token"), "{trouble}");
+    let requests = bed.requests();
+    bed.set(9500);
+    let state = bed.until(&ladder, |state| bed.end(state) == Some(11_500)).await;
+    assert_eq!(
+        (api(&state).phase_at(bed.clock.now()), bed.api_end(&state)),
+        (Phase::Usable, Some(14_500))
+    );
+    assert_eq!(bed.requests(), requests + 1, "the API's own was not made again");
+    // The one in memory is renewed like any other.
+    bed.set(12_000);
+    bed.until(&ladder, |state| bed.api_end(state) == Some(20_000)).await;
+    assert_eq!(bed.file_end(), 9000);
 }
 
 #[tokio::test]

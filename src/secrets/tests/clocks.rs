@@ -159,3 +159,24 @@ async fn what_is_held_can_be_dropped_for_something_better() {
     vault.admit(candidate(0).await).await.unwrap();
     assert!(matches!(vault.admit(candidate(-900).await).await, Err(Refusal::NotYetValid { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_has_is_served_once_a_clock_that_was_wrong_at_the_start_is_set() {
+    for off in [-100_000_000, 100_000_000] {
+        let mut machine = machine(3600);
+        let renewing = machine.bed.renewing();
+        let kept = machine.bed.next().await.serial().to_owned();
+        drop(renewing);
+        machine.bed.ca.be(Mood::Away);
+        machine.set(off);
+        let config = config(machine.bed.directory.path(), &machine.bed.ca);
+        machine.bed.vault = Vault::open(config, Arc::new(machine.clock.clone()));
+        assert!(machine.bed.vault.subscribe().borrow().is_none());
+        let _renewing = machine.bed.renewing();
+        machine.until(|state| state.failures > 0).await;
+        machine.set(0);
+        let restored = machine.until(|state| state.restored);
+        tokio::time::timeout(Duration::from_secs(60), restored).await.unwrap();
+        assert_eq!(machine.serial(), kept);
+    }
+}

@@ -1,6 +1,7 @@
 //! The arguments that say what a bundle shall be.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -167,10 +168,18 @@ impl Args {
             ("--api-server-ca", mesh.api_server_ca.as_ref().map(|path| path.display().to_string())),
             ("--name", self.machines.name.clone()),
             ("--name-prefix", usual(&self.machines.name_prefix, "")),
+            ("--uses", self.machines.uses.map(|uses| uses.to_string())),
+            ("--ttl", (self.ttl != DAY).then(|| format!("{}s", self.ttl.as_secs()))),
         ];
         for (flag, value) in flags {
             if let Some(value) = value {
                 words.push_str(&format!(" {flag} {}", quoted(&value)));
+            }
+        }
+        for (flag, given) in [("--no-rbac", self.no_rbac), ("--no-policy", self.no_policy)] {
+            if given {
+                words.push(' ');
+                words.push_str(flag);
             }
         }
         words.push_str(" -o bundle.yaml");
@@ -189,3 +198,31 @@ fn quoted(value: &str) -> String {
 }
 
 const ROOT_BYTES: u64 = 1 << 20;
+/// What `--ttl` is where nobody says it.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    #[test]
+    fn the_command_for_a_fresh_bundle_asks_for_the_same() {
+        let group = serde_json::json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "metadata": {"name": "g"},
+        });
+        let group = Group::from_value(&group, "vms").unwrap();
+        let again = |flags: &[&str]| {
+            let command = <Args as clap::Args>::augment_args(clap::Command::new("create"));
+            let given = command.get_matches_from([&["create", "g"], flags].concat());
+            Args::from_arg_matches(&given).unwrap().again(&group)
+        };
+        let usual = "vm-agent bundle create g -n vms";
+        assert_eq!(again(&[]), format!("{usual} -o bundle.yaml"));
+        let flags = ["--gateway", "lb.example.com", "--name-prefix", "edge-", "--uses", "5"];
+        let more = ["--ttl", "48h", "--no-rbac", "--no-policy"];
+        let given = again(&[&flags[..], &more[..]].concat()).replace("172800s", "48h");
+        assert_eq!(given, format!("{usual} {} {} -o bundle.yaml", flags.join(" "), more.join(" ")));
+    }
+}
