@@ -113,7 +113,7 @@ impl Operator {
                 "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
                 "annotations": {
                     "vm-agent.io/workload-group": order.group.name,
-                    "vm-agent.io/expires": rfc3339(until),
+                    "vm-agent.io/join-until": rfc3339(until),
                 },
             },
             "type": "Opaque",
