@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod exit;
 mod facts;
+mod interrupt;
 mod join;
 mod launch;
 mod leave;
@@ -124,9 +125,23 @@ fn usage(error: &clap::Error) -> ExitCode {
 const EXIT_STATUSES: &str = "\
 Exit statuses: 0 all is well, 1 other error, 2 wrong command line, 3 not ready or timed out,
 4 configuration, 5 credential, 6 control plane, 7 registration refused, 8 proxy, 9 this host
-(port, permission, disk), 10 an agent is already running, 11 no agent is running";
+(port, permission, disk), 10 an agent is already running, 11 no agent is running, 130 interrupted";
 
 /// A failure of a command that has no status of its own.
 fn other(error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(Exit::Other, error)
+}
+
+/// Says at once what only root can do with the machine's own root; below another one whoever owns
+/// it can do it.
+fn needs_root(global: &Global, what: &'static str) -> Result<(), Failure> {
+    match sudo_hint().filter(|_| global.root == std::path::Path::new("/")) {
+        Some(hint) => Err(Failure::new(Exit::Host, anyhow::anyhow!(what)).hint(hint)),
+        None => Ok(()),
+    }
+}
+
+/// What may help somebody who is not root.
+fn sudo_hint() -> Option<String> {
+    (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned())
 }

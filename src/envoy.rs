@@ -8,6 +8,7 @@ mod launch;
 mod leftover;
 mod logs;
 mod process;
+mod served;
 mod supervisor;
 mod user;
 
@@ -22,6 +23,7 @@ pub use bootstrap::{BootstrapInputs, Register, bootstrap};
 pub use flavour::{Build, Flavour, flavour_of};
 pub use launch::{LaunchArgs, LaunchError, launch};
 pub use leftover::living;
+pub use served::served;
 pub use supervisor::{Handle, Supervisor};
 pub use user::{ProxyUser, UserError, resolve_user};
 

@@ -15,7 +15,7 @@ use crate::identity::Roots;
 
 pub use bundle::{Bundle, BundleMetadata};
 pub use istioctl::{read_directory, translate};
-pub use layout::{Files, Layout, wipe};
+pub use layout::{Change, Fate, Files, Layout, What, wipe};
 
 /// What a join source says.
 #[derive(Debug)]

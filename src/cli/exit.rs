@@ -32,6 +32,27 @@ pub(super) enum Exit {
     AlreadyRunning = 10,
     /// No agent runs with this root directory.
     NotRunning = 11,
+    /// Somebody interrupted the command (as shells write it for SIGINT).
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// What an exit status of our own means; any other is [`Exit::Other`].
+    pub(super) fn of_status(status: u8) -> Self {
+        let all = [
+            Self::Usage,
+            Self::NotReady,
+            Self::Configuration,
+            Self::Credential,
+            Self::ControlPlane,
+            Self::Registration,
+            Self::Proxy,
+            Self::Host,
+            Self::AlreadyRunning,
+            Self::NotRunning,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == status).unwrap_or(Self::Other)
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -9,7 +9,8 @@ use super::exit::{Exit, Failure};
 use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime, start_failure};
 use super::screen::{self, Paint, paint};
-use super::{capture, service, settings};
+use super::service::Service;
+use super::{capture, settings};
 use crate::agent::{StartError, machine};
 use crate::base::clock;
 use crate::config::{Loaded, RegistrationMode};
@@ -52,8 +53,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
 
 /// Drains and stops the daemon, and waits for its end.
 fn stop_agent(global: &Global) -> Result<(), Failure> {
-    if service::is_ours(global) {
-        service::disable()?;
+    if let Some(service) = Service::installed(global) {
+        service.disable()?;
+        service.stop()?;
     }
     let socket = settings::paths(global).admin_socket();
     if status::order(&socket, Wish::Stop).is_err() {

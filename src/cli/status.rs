@@ -223,6 +223,26 @@ pub(super) fn text(value: &Value, at: &str) -> String {
     }
 }
 
+/// Whether a field is true.
+pub(super) fn is(value: &Value, at: &str) -> bool {
+    value.pointer(at).and_then(Value::as_bool) == Some(true)
+}
+
+/// The exit status of a command that a condition of the daemon's ends.
+pub(super) fn exit_of(condition: &Value) -> Exit {
+    let what = text(condition, "/what");
+    match text(condition, "/room").as_str() {
+        "identity" if what.contains("token") && !what.contains("certificate of") => {
+            Exit::Credential
+        }
+        "registration" => Exit::Registration,
+        "proxy" => Exit::Proxy,
+        "capture" | "storage" => Exit::Host,
+        "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
+        _ => Exit::ControlPlane,
+    }
+}
+
 /// Seconds as people read them: the two largest units.
 pub(super) fn span(seconds: i64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);

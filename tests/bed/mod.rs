@@ -137,37 +137,8 @@ impl Bed {
 
     /// Opens a configuration stream as the proxy does, and answers what comes.
     pub(crate) async fn proxy(&self, service_account: &str) -> mpsc::Sender<DeltaDiscoveryRequest> {
-        let mut client = AggregatedDiscoveryServiceClient::new(
-            channel(&self.path("run/vm-agent/xds.sock")).await,
-        );
-        let (requests, stream) = mpsc::channel(8);
-        requests
-            .send(DeltaDiscoveryRequest {
-                node: Some(node(service_account)),
-                type_url: LISTENERS.to_owned(),
-                ..Default::default()
-            })
-            .await
-            .unwrap();
-        let acks = requests.clone();
-        tokio::spawn(async move {
-            let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
-            else {
-                return;
-            };
-            let mut answers = answers.into_inner();
-            while let Some(Ok(answer)) = answers.next().await {
-                let ack = DeltaDiscoveryRequest {
-                    type_url: answer.type_url,
-                    response_nonce: answer.nonce,
-                    ..Default::default()
-                };
-                if acks.send(ack).await.is_err() {
-                    return;
-                }
-            }
-        });
-        requests
+        let channel = channel(&self.path("run/vm-agent/xds.sock")).await;
+        open_stream(channel, service_account).await
     }
 }
 
@@ -187,6 +158,42 @@ impl Drop for Bed {
             .ok();
         }
     }
+}
+
+/// A configuration stream on this channel; it lives as long as what is returned.
+pub(crate) async fn open_stream(
+    channel: tonic::transport::Channel,
+    service_account: &str,
+) -> mpsc::Sender<DeltaDiscoveryRequest> {
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let (requests, stream) = mpsc::channel(8);
+    requests
+        .send(DeltaDiscoveryRequest {
+            node: Some(node(service_account)),
+            type_url: LISTENERS.to_owned(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let acks = requests.clone();
+    tokio::spawn(async move {
+        let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
+        else {
+            return;
+        };
+        let mut answers = answers.into_inner();
+        while let Some(Ok(answer)) = answers.next().await {
+            let ack = DeltaDiscoveryRequest {
+                type_url: answer.type_url,
+                response_nonce: answer.nonce,
+                ..Default::default()
+            };
+            if acks.send(ack).await.is_err() {
+                return;
+            }
+        }
+    });
+    requests
 }
 
 pub(crate) async fn channel(socket: &Path) -> tonic::transport::Channel {
