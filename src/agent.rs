@@ -3,6 +3,7 @@
 mod bearings;
 mod chronicle;
 mod claims;
+mod doors;
 mod facts;
 mod identity;
 mod machine;
@@ -31,6 +32,7 @@ use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
 use crate::status::{Board, Order};
+use crate::systemd::ServiceManager;
 use signals::Told;
 
 /// A running agent.
@@ -106,8 +108,9 @@ impl Agent {
         }
     }
 
-    /// Of two orders in one moment one is enough.
+    /// Of two orders in one moment one is enough. The chronicle tells when it was read.
     fn reload(&self) {
+        ServiceManager.reloading();
         let _full = self.hears.reload.try_send(());
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Chronicle {
     timings: watch::Sender<Timings>,
     manager: ServiceManager,
     last: Option<Phase>,
+    /// The line about it.
+    status: String,
 }
 
 impl Chronicle {
@@ -33,10 +35,13 @@ impl Chronicle {
         let timings = watch::Sender::new(Timings::default());
         let (registered, times) = (registration.subscribe(), timings.subscribe());
         let manager = ServiceManager;
-        (Self { started, registration, timings, manager, last: None }, registered, times)
+        let (last, status) = (None, String::new());
+        let chronicle = Self { started, registration, timings, manager, last, status };
+        (chronicle, registered, times)
     }
 
-    /// Follows for ever. Istiod is admitted while the entry stands, or always where istiod itself
+    /// Follows for ever. The service manager hears at once that the agent is ready, since its doors
+    /// are open: a mesh that is away must not hold up whoever waits for a service. Istiod is admitted while the entry stands, or always where istiod itself
     /// makes it.
     pub(super) async fn run(
         mut self,
@@ -46,7 +51,7 @@ impl Chronicle {
     ) {
         let (mut identity, mut upstream) = (board.identity.clone(), board.upstream.clone());
         let (mut proxy, mut capture) = (board.proxy.clone(), board.capture.clone());
-        let mut health = board.health.clone();
+        let (mut health, mut configuration) = (board.health.clone(), board.configuration.clone());
         let mut direct = direct;
         let mut alive = interval(self.manager.watchdog_interval().unwrap_or(IDLE_LOOK));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,6 +64,11 @@ impl Chronicle {
                 changed = quietly(&mut capture) => changed,
                 changed = quietly(&mut health) => changed,
                 changed = next(&mut direct) => changed,
+                changed = quietly(&mut configuration) => {
+                    // It was read, whatever came of it: that ends what the service manager waits for.
+                    self.manager.ready(&self.status);
+                    changed
+                }
                 _ = alive.tick() => {
                     self.manager.alive();
                     true
@@ -115,20 +125,21 @@ impl Chronicle {
     }
 
     fn tell(&mut self, snapshot: &Snapshot) {
-        if self.last == Some(snapshot.phase) {
+        let (before, now) = (self.last.replace(snapshot.phase), snapshot.phase);
+        if before == Some(now) {
             return;
         }
-        let status = match snapshot.conditions.first() {
-            Some(condition) => format!("{:?}: {}", snapshot.phase, condition.trouble.what),
-            None => format!("{:?}", snapshot.phase),
+        self.status = match snapshot.conditions.first() {
+            Some(condition) => format!("{now:?}: {}", condition.trouble.what),
+            None => format!("{now:?}"),
         };
+        match before {
+            None => self.manager.ready(&self.status),
+            Some(_) => self.manager.status(&self.status),
+        }
         if snapshot.ready {
             tracing::info!(id = snapshot.identity.id, "In the mesh.");
-            self.manager.ready(&status);
-        } else {
-            self.manager.status(&status);
         }
-        self.last = Some(snapshot.phase);
     }
 }
 
