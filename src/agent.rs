@@ -1,5 +1,6 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
+mod aftermath;
 mod bearings;
 mod chronicle;
 mod claims;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub use aftermath::tidy_up;
 pub use machine::{known_machine, machine};
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use reload::Configuration;

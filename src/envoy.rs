@@ -23,7 +23,7 @@ pub use bootstrap::{BootstrapInputs, Register, bootstrap};
 pub use flavour::{Build, Flavour, flavour_of};
 pub use handle::Handle;
 pub use launch::{LaunchArgs, LaunchError, launch};
-pub use leftover::living;
+pub use leftover::{end_leftover, living};
 pub use supervisor::Supervisor;
 pub use user::{ProxyUser, UserError, resolve_user};
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::plan::entry_name;
+use crate::base::tasks::{Late, Pulse};
 use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
@@ -23,20 +24,24 @@ pub(super) struct Chronicle {
     last: Option<Phase>,
     /// The line about it.
     status: String,
+    pulse: Pulse,
+    /// Whom it did not feel last.
+    late: Vec<Late>,
 }
 
 impl Chronicle {
     /// A chronicle, and the two things that it keeps.
     pub(super) fn new(
         wanted: RegistrationState,
+        pulse: Pulse,
     ) -> (Self, watch::Receiver<RegistrationState>, watch::Receiver<Timings>) {
         let started = Instant::now();
         let registration = watch::Sender::new(wanted);
         let timings = watch::Sender::new(Timings::default());
         let (registered, times) = (registration.subscribe(), timings.subscribe());
         let manager = ServiceManager;
-        let (last, status) = (None, String::new());
-        let chronicle = Self { started, registration, timings, manager, last, status };
+        let (last, status, late) = Default::default();
+        let chronicle = Self { started, registration, timings, manager, last, status, pulse, late };
         (chronicle, registered, times)
     }
 
@@ -70,7 +75,7 @@ impl Chronicle {
                     changed
                 }
                 _ = alive.tick() => {
-                    self.manager.alive();
+                    self.tell_alive();
                     true
                 }
             };
@@ -104,6 +109,24 @@ impl Chronicle {
         let snapshot = board.snapshot();
         self.note_times(board, snapshot.ready);
         self.tell(&snapshot);
+    }
+
+    /// Only while every critical task beats; otherwise the service manager ends us before long.
+    fn tell_alive(&mut self) {
+        let late = self.pulse.feel();
+        if late.is_empty() {
+            if !std::mem::take(&mut self.late).is_empty() {
+                tracing::info!("All tasks go on again.");
+            }
+            return self.manager.alive();
+        }
+        if self.late != late {
+            tracing::error!(
+                ?late,
+                "Tasks are stuck: the service manager is not told that the agent is alive."
+            );
+            self.late = late;
+        }
     }
 
     fn note_times(&self, board: &Board, ready: bool) {

@@ -120,6 +120,13 @@ pub(super) fn lock(paths: &Paths) -> Result<File, StartError> {
     }
 }
 
+/// Whether an agent holds the lock.
+pub(super) fn is_locked(paths: &Paths) -> bool {
+    let file = File::open(paths.lock_file());
+    let tried = file.map(|file| file.try_lock());
+    matches!(tried, Ok(Err(std::fs::TryLockError::WouldBlock)))
+}
+
 /// Names of sockets at the service manager.
 const STATUS: &str = "status";
 const DNS: &str = "dns";

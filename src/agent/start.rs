@@ -105,7 +105,7 @@ impl Agent {
         let health = rooms::health(&tasks, plan.health, health, &clock);
         let (draining, is_draining) = watch::channel(false);
         rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
-        let (chronicle, registered, timings) = Chronicle::new(registration.wanted());
+        let (chronicle, registered, timings) = Chronicle::new(registration.wanted(), tasks.pulse());
         let known =
             facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
         let board = Arc::new(Board {

@@ -31,11 +31,8 @@ impl Way {
 impl Agent {
     /// Ends what runs. A second signal skips the rest of the draining.
     pub async fn stop(self, reason: &Reason) {
-        let way = if ServiceManager.is_there() {
-            Way::choose(reason, job().await)
-        } else {
-            Way::Out
-        };
+        let way =
+            if ServiceManager.is_there() { Way::choose(reason, job().await) } else { Way::Out };
         tracing::info!(?reason, ?way, "Stopping.");
         match way {
             Way::Aside => self.step_aside().await,

@@ -80,10 +80,7 @@ impl Doors {
     }
 }
 
-async fn open(
-    address: SocketAddr,
-    kept: Option<KeptDoor>,
-) -> io::Result<(UdpSocket, TcpListener)> {
+async fn open(address: SocketAddr, kept: Option<KeptDoor>) -> io::Result<(UdpSocket, TcpListener)> {
     if let Some((udp, tcp)) = kept {
         return Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?));
     }

@@ -119,8 +119,14 @@ mod tests {
         let listed = "  12 network-online.target start waiting\n\
                       731 vm-agent.service         restart running\n";
         assert_eq!(job_of(listed, "vm-agent.service"), Some(Job::Restart));
-        assert_eq!(job_of("731 vm-agent.service stop running\n", "vm-agent.service"), Some(Job::Stop));
-        assert_eq!(job_of("7 vm-agent.service start running", "vm-agent.service"), Some(Job::Other));
+        assert_eq!(
+            job_of("731 vm-agent.service stop running\n", "vm-agent.service"),
+            Some(Job::Stop)
+        );
+        assert_eq!(
+            job_of("7 vm-agent.service start running", "vm-agent.service"),
+            Some(Job::Other)
+        );
         assert_eq!(job_of(listed, "other.service"), None);
         for none in ["", "No jobs running.", "731", "731 vm-agent.service"] {
             assert_eq!(job_of(none, "vm-agent.service"), None, "{none}");
