@@ -13,7 +13,7 @@ use super::{Config, ProxyPhase, ProxyState};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
-use crate::base::tasks::Tasks;
+use crate::base::tasks::{Tasks, busy};
 use crate::base::trouble::Trouble;
 
 /// Why Envoy does not stay up.
@@ -152,6 +152,7 @@ impl Supervisor {
 
     /// Asks Envoy how it is; returns the pause until the next look.
     async fn look(&mut self, admin: Admin) -> Duration {
+        let _busy = busy("asking the proxy how it is", PATIENCE);
         let report = admin.report().await;
         if report.is_ok() && self.state.borrow().version.is_none() {
             self.learn_version(admin).await;
@@ -292,6 +293,8 @@ fn fresh_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_secs(30))
 }
 
+/// For two questions, each of which has a limit of its own.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A proxy that ran this long starts with short pauses again.
 const STABLE: Duration = Duration::from_secs(60);
 /// After so many deaths in a row somebody is told.
