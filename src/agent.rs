@@ -33,6 +33,7 @@ use crate::base::tasks::{Ended, Tasks};
 use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
+use crate::secrets::Vault;
 use crate::status::{Board, Order};
 use crate::systemd::ServiceManager;
 use signals::Told;
@@ -43,6 +44,7 @@ pub struct Agent {
     tasks: Tasks,
     hears: Hears,
     board: Arc<Board>,
+    vault: Vault,
     proxy: envoy::Handle,
     leaving: Leaving,
     draining: watch::Sender<bool>,
@@ -105,6 +107,7 @@ impl Agent {
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
                     Order::Reload => self.reload(),
+                    Order::Rotate => self.vault.renew_now(),
                 },
             }
         }

@@ -37,6 +37,8 @@ pub enum Order {
     Drain,
     /// Read the configuration again.
     Reload,
+    /// Get a new key and certificate now.
+    Rotate,
     /// Drain, then stop.
     Stop,
     /// Stop without draining.

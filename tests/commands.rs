@@ -12,10 +12,16 @@
 
 mod bed;
 
+#[path = "commands/cert.rs"]
+mod cert;
 #[path = "commands/host.rs"]
 mod host;
+#[path = "commands/leave.rs"]
+mod leave;
 #[path = "commands/terminal.rs"]
 mod terminal;
+#[path = "commands/watch.rs"]
+mod watch;
 
 use std::process::Stdio;
 

@@ -140,7 +140,7 @@ impl Agent {
         tasks.detached("proxy", supervisor.run());
         let leaving = registration.run(&tasks, says.claims, relay.state(), capture);
         let hears = Hears { ends, orders, signals: doors.signals, reload: who.reload };
-        Ok(Self { paths, tasks, hears, board, proxy, leaving, draining, lock: doors.lock })
+        Ok(Self { paths, tasks, hears, board, vault, proxy, leaving, draining, lock: doors.lock })
     }
 }
 

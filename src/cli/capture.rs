@@ -43,12 +43,6 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// Undoes what the journal of this root says.
-pub(super) fn remove(global: &Global) -> Result<(), Failure> {
-    let capture = Capture::new(settings::paths(global).capture_journal());
-    runtime()?.block_on(capture.remove()).map(drop).map_err(failure)
-}
-
 async fn plan(global: &Global, args: &PlanArgs) -> Result<(), Failure> {
     let wanted = wanted(global, args).await?;
     let plan = wanted.capture.plan(&wanted.config).await.map_err(failure)?;

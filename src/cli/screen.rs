@@ -42,7 +42,16 @@ pub(super) fn draw(line: &str) {
 
 /// Whether standard error is a terminal on which lines can be redrawn.
 pub(super) fn is_live() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+    io::stderr().is_terminal() && has_cursor()
+}
+
+/// Whether standard output is a terminal that can be drawn on.
+pub(super) fn draws() -> bool {
+    io::stdout().is_terminal() && has_cursor()
+}
+
+fn has_cursor() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// Writes why a command failed: each line of the cause, then the hint.

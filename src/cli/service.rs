@@ -146,6 +146,11 @@ impl Run {
         matches!(&*self.active, "active" | "reloading")
     }
 
+    /// Whether there is nothing to stop: no process, and none to come.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(&*self.active, "failed" | "inactive") && !self.pending
+    }
+
     /// How it ended; `None` while it has not.
     pub(super) fn end(&self) -> Option<String> {
         let ended = match (&*self.active, &*self.sub) {

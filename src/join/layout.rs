@@ -327,22 +327,6 @@ fn mode_of(path: &Path) -> Option<u32> {
     path.metadata().ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
 
-/// Removes what joining and running made: these directories, and below `root` the parents that are
-/// empty then.
-///
-/// # Errors
-/// With the first directory that cannot be removed.
-pub fn wipe(root: &Path, directories: &[PathBuf]) -> Result<(), FileError> {
-    for directory in directories {
-        fsio::remove_tree(directory)?;
-        let parents = directory.ancestors().skip(1);
-        for parent in parents.take_while(|parent| *parent != root && parent.starts_with(root)) {
-            fsio::remove_empty_directory(parent);
-        }
-    }
-    Ok(())
-}
-
 /// Tokens and keys are for the agent alone.
 const STATE_MODE: u32 = 0o700;
 /// The proxy's user enters it as its working directory.
@@ -500,19 +484,5 @@ mod tests {
             std::fs::write(path.with_file_name(name), "rubbish").unwrap();
         }
         assert!(join("vms:client", 1).0);
-    }
-
-    #[test]
-    fn leaving_removes_everything_but_what_others_put_there() {
-        let root = tempfile::tempdir().unwrap();
-        Layout::apply(&files(root.path(), "one")).unwrap();
-        std::fs::write(root.path().join("etc/other"), "").unwrap();
-        let directories = ["etc/vm-agent", "var/lib/vm-agent", "run/vm-agent"];
-        wipe(root.path(), &directories.map(|directory| root.path().join(directory))).unwrap();
-        let left: Vec<_> = std::fs::read_dir(root.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(left, ["etc"]);
     }
 }

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Order};
 use crate::base::uds::Peers;
 
-/// Serves `GET /v1/status`, `POST /v1/reload` and `POST /v1/stop` on a Unix socket until `stop`.
+/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/stop` and `/v1/cert/rotate` on a
+/// Unix socket until `stop`.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -28,6 +29,7 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(halt))
+        .route("/v1/cert/rotate", post(rotate))
         .with_state(desk);
     let listener = Guarded { listener, peers };
     axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await
@@ -39,6 +41,10 @@ async fn status(State(desk): State<Desk>) -> Response {
 
 async fn reload(State(desk): State<Desk>) -> StatusCode {
     pass(&desk, Order::Reload)
+}
+
+async fn rotate(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::Rotate)
 }
 
 async fn halt(State(desk): State<Desk>) -> StatusCode {

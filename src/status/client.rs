@@ -47,6 +47,8 @@ pub fn ask(socket: &Path) -> Result<Value, AskError> {
 pub enum Wish {
     /// Read its configuration again.
     Reload,
+    /// Get a new key and certificate.
+    RotateIdentity,
     /// Drain and stop.
     Stop,
 }
@@ -58,6 +60,7 @@ pub enum Wish {
 pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
     let request = match wish {
         Wish::Reload => "POST /v1/reload",
+        Wish::RotateIdentity => "POST /v1/cert/rotate",
         Wish::Stop => "POST /v1/stop",
     };
     exchange(socket, request).map(drop)

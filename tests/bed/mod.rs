@@ -50,6 +50,12 @@ impl Bed {
 
     /// Starts the agent with these settings over the usual ones.
     pub(crate) fn run(&mut self, settings: Value) {
+        self.write_configuration(settings);
+        self.start();
+    }
+
+    /// The configuration, with these settings over the usual ones.
+    pub(crate) fn write_configuration(&self, settings: Value) {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},
@@ -66,7 +72,6 @@ impl Bed {
                 .unwrap_or_else(|| config[section] = values.clone());
         }
         std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
-        self.start();
     }
 
     /// Starts the agent with the configuration that is there.
@@ -126,6 +131,13 @@ impl Bed {
         }
         let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
         panic!("not {what}: {last:#?}\n{log}");
+    }
+
+    /// Ends the agent without a chance to tidy up.
+    pub(crate) async fn kill(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        tokio::task::spawn_blocking(move || agent.wait().unwrap()).await.unwrap();
     }
 
     pub(crate) async fn stop(&mut self) -> i32 {

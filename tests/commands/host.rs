@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vm_agent::config::write_yaml;
 use vm_agent::devmesh::ISTIO_AUDIENCE;
 use vm_agent::identity::Roots;
-use vm_agent::join::{Bundle, BundleMetadata};
+use vm_agent::join::{Bundle, BundleMetadata, Files};
 
 use crate::bed::{Bed, open_stream};
 
@@ -60,7 +60,10 @@ impl Host {
         for directory in ["run/systemd/system", "usr/lib/systemd/system"] {
             std::fs::create_dir_all(bed.path(directory)).unwrap();
         }
-        std::fs::write(bed.path("usr/lib/systemd/system/vm-agent.service"), "").unwrap();
+        // What others have keeps its directories.
+        for file in ["usr/lib/systemd/system/vm-agent.service", "etc/hostname", "var/lib/other"] {
+            std::fs::write(bed.path(file), "").unwrap();
+        }
         let outside = tempfile::tempdir().unwrap();
         for directory in ["systemd", "scratch"] {
             std::fs::create_dir(outside.path().join(directory)).unwrap();
@@ -112,6 +115,20 @@ impl Host {
         let path = self.outside.path().join(format!("{label}.yaml"));
         std::fs::write(&path, write_yaml(&bundle.to_value()).unwrap()).unwrap();
         path
+    }
+
+    /// The configuration of a machine that has joined, with these settings over the usual ones.
+    pub(crate) fn configure(&self, settings: Value) {
+        for directory in ["etc/vm-agent", "var/lib/vm-agent"] {
+            std::fs::create_dir_all(self.bed.path(directory)).unwrap();
+        }
+        std::fs::write(self.bed.path("etc/vm-agent/root-cert.pem"), self.bed.mesh.root_pem())
+            .unwrap();
+        self.bed.write_token("istio-ca", 3600);
+        self.bed.write_configuration(settings);
+        let file = self.bed.path("etc/vm-agent/config.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, format!("{}{text}", Files::CONFIG_HEAD)).unwrap();
     }
 
     /// A command line of this machine.
