@@ -16,6 +16,7 @@ mod leave;
 mod logs;
 mod options;
 mod progress;
+mod proxy;
 mod reload;
 mod run;
 mod screen;
@@ -72,6 +73,9 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Restart the proxy, or take it out of traffic and back
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use
     Facts(Box<facts::Args>),
     /// Show the version
@@ -103,6 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
+        Command::Proxy(command) => proxy::run(&cli.global, command),
         Command::Facts(args) => facts::run(&cli.global, &args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
