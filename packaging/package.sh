@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the Debian package and the RPM package in target/package/ of what target/release has.
-# packaging/README.md says what is in them. VERSION=1.2.3 gives the packages another version.
+# packaging/README.md says what is in them. VERSION=1.2.3 gives the packages another version; those
+# of other versions stay.
 set -eu
 cd "$(dirname "$0")/.."
 out=target/package
@@ -14,7 +15,7 @@ for tool in cargo-deb cargo-generate-rpm; do
 done
 
 # The files that both packages have, as they lie on a machine.
-rm -rf "$out"
+rm -rf "$files" "$out/debian"
 put() { # FILE DIRECTORY [NAME]
     install -D -m 644 "$1" "$files/$2/${3:-$(basename "$1")}"
 }
@@ -52,16 +53,18 @@ for example in packaging/kubernetes/* packaging/cloud-init/*; do
 done
 
 python3 packaging/debian/changelog.py "$version" <CHANGELOG.md >"$out/changelog"
-"$tools/bin/cargo-deb" deb --quiet --no-build --no-strip --deb-version "$version-1" --output "$out/"
+deb=$out/vm-agent_$version-1_$(dpkg --print-architecture).deb
+rpm=$out/vm-agent-$version-1.$(uname -m).rpm
+"$tools/bin/cargo-deb" deb --quiet --no-build --no-strip --deb-version "$version-1" --output "$deb" >/dev/null
 "$tools/bin/cargo-generate-rpm" generate-rpm --auto-req builtin \
-    --set-metadata "version = \"$version\"" --output "$out/"
+    --set-metadata "version = \"$version\"" --output "$rpm"
 
 # Both have the same files, but for what each distribution wants elsewhere.
 apart='/usr/share/doc/vm-agent/(copyright|changelog\.Debian\.gz)$|/usr/share/licenses/|/usr/share/lintian/|/_vm-agent$'
-dpkg-deb -c "$out"/*.deb | awk '$1 !~ /^d/ { sub(/^\./, "", $6); print $6 }' |
+dpkg-deb -c "$deb" | awk '$1 !~ /^d/ { sub(/^\./, "", $6); print $6 }' |
     grep -Ev "$apart" | sort >"$out/deb.files"
 if command -v rpm >/dev/null; then
-    rpm -qlp "$out"/*.rpm 2>/dev/null | grep -Ev "$apart" | sort >"$out/rpm.files"
+    rpm -qlp "$rpm" 2>/dev/null | grep -Ev "$apart" | sort >"$out/rpm.files"
     diff "$out/deb.files" "$out/rpm.files"
 fi
-ls -l "$out"/*.deb "$out"/*.rpm
+ls -l "$deb" "$rpm"
