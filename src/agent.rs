@@ -6,6 +6,7 @@ mod claims;
 mod facts;
 mod identity;
 mod machine;
+mod owner;
 mod plan;
 mod registration;
 mod reload;

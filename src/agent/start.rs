@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::bearings::Bearings;
 use super::chronicle::Chronicle;
+use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
 use super::signals::Signals;
@@ -94,6 +95,7 @@ impl Agent {
     ) -> Result<Self, StartError> {
         join_proxy_group(plan.capture.as_ref())?;
         let doors = open_doors(&plan).await?;
+        settle(&plan.paths, &plan.workload.name, plan.secrets.export_directory.as_deref())?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;
