@@ -8,6 +8,7 @@ mod doors;
 mod facts;
 mod identity;
 mod machine;
+mod owner;
 mod plan;
 mod registration;
 mod reload;
@@ -36,6 +37,7 @@ use crate::registry::Direct;
 use crate::secrets::Vault;
 use crate::status::{Board, Order};
 use crate::systemd::ServiceManager;
+use crate::xds;
 use signals::Told;
 
 /// A running agent.
@@ -106,11 +108,27 @@ impl Agent {
                     Order::Stop => return Reason::Stop,
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
+                    Order::Undrain => self.proxy.undrain().await,
+                    Order::RestartProxy => self.restart_proxy(),
                     Order::Reload => self.reload(),
                     Order::Rotate => self.vault.renew_now(),
                 },
             }
         }
+    }
+
+    /// The proxy is drained and started anew while everything else goes on.
+    fn restart_proxy(&self) {
+        let (proxy, notice) = (self.proxy.clone(), self.notice());
+        self.tasks.spawn("proxy-restart", async move { proxy.restart(notice).await });
+    }
+
+    /// How long the others have to hear that this machine does not take requests: not at all where
+    /// nobody can tell them.
+    fn notice(&self) -> Duration {
+        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
+        let known = self.board.registration.borrow().registered;
+        if told && known { self.leaving.delay } else { Duration::ZERO }
     }
 
     /// Of two orders in one moment one is enough. The chronicle tells when it was read.

@@ -6,6 +6,7 @@ mod bugreport;
 mod bundle;
 mod capture;
 mod cert;
+mod completions;
 mod config;
 mod doctor;
 mod exit;
@@ -15,8 +16,11 @@ mod join;
 mod launch;
 mod leave;
 mod logs;
+mod man;
 mod options;
+mod overview;
 mod progress;
+mod proxy;
 mod reload;
 mod run;
 mod screen;
@@ -28,14 +32,14 @@ mod wait;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use exit::{Exit, Failure};
 use options::Global;
 
 /// Brings this virtual machine into an Istio mesh and keeps it there.
 #[derive(Debug, Parser)]
-#[command(name = "vm-agent", version, propagate_version = true, after_help = EXIT_STATUSES)]
+#[command(name = "vm-agent", version, propagate_version = true, after_help = exit::statuses())]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -73,10 +77,18 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Restart the proxy, or take it out of traffic and back
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use
     Facts(Box<facts::Args>),
+    /// Print the completions of a shell
+    Completions(completions::Args),
     /// Show the version
     Version,
+    /// Write the manual pages (for the packages)
+    #[command(hide = true)]
+    Man(man::Args),
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
@@ -85,12 +97,23 @@ enum Command {
     AfterStop,
 }
 
+impl Command {
+    /// Whether it sets its log up by itself, as its configuration says.
+    fn has_own_log(&self) -> bool {
+        matches!(self, Self::Join(_) | Self::Run(_) | Self::LaunchProxy(_) | Self::AfterStop)
+    }
+}
+
 /// Runs the command line and returns its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = overview::command().try_get_matches_from(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if !cli.command.has_own_log() {
+        logs::start(&cli.global, logs::Wanted { level: "error", json: false });
+    }
     let result = match cli.command {
         Command::Join(args) => join::run(&cli.global, *args),
         Command::Run(args) => run::run(&cli.global, *args),
@@ -104,7 +127,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
+        Command::Proxy(command) => proxy::run(&cli.global, command),
         Command::Facts(args) => facts::run(&cli.global, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
         Command::AfterStop => after_stop::run(&cli.global),
@@ -118,19 +144,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Help goes to standard output with status 0, a wrong command line to standard error with 2.
+/// Help goes to standard output with status 0, a wrong command line to standard error with 2. Who
+/// reads only its first lines is no error.
 fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
-    match (error.use_stderr(), printed) {
-        (false, Ok(())) => Exit::Ok.into(),
-        _ => Exit::Usage.into(),
-    }
+    let failed = printed.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe);
+    if error.use_stderr() || failed { Exit::Usage.into() } else { Exit::Ok.into() }
 }
-
-const EXIT_STATUSES: &str = "\
-Exit statuses: 0 all is well, 1 other error, 2 wrong command line, 3 not ready or timed out,
-4 configuration, 5 credential, 6 control plane, 7 registration refused, 8 proxy, 9 this host
-(port, permission, disk), 10 an agent is already running, 11 no agent is running, 130 interrupted";
 
 /// A failure of a command that has no status of its own.
 fn other(error: impl Into<anyhow::Error>) -> Failure {

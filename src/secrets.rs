@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use export::remove_export;
 pub use files::{Files, follow_files};
-pub use kept::{KeptIdentity, Place, look};
+pub use kept::{KeptIdentity, Place, forget, look};
 pub use rotation::renew;
 pub use vault::Vault;
 pub use workload_api::follow_workload_api;

@@ -74,6 +74,6 @@ async fn wanted(global: &Global, args: &PlanArgs) -> Result<CapturePlan, Failure
 }
 
 pub(super) fn failure(error: ApplyError) -> Failure {
-    let hint = error.hint();
+    let hint = error.hint().or_else(super::sudo_hint);
     Failure::new(Exit::Host, error).hint(hint)
 }

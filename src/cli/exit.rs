@@ -39,20 +39,35 @@ pub(super) enum Exit {
 impl Exit {
     /// What an exit status of our own means; any other is [`Exit::Other`].
     pub(super) fn of_status(status: u8) -> Self {
-        let all = [
-            Self::Usage,
-            Self::NotReady,
-            Self::Configuration,
-            Self::Credential,
-            Self::ControlPlane,
-            Self::Registration,
-            Self::Proxy,
-            Self::Host,
-            Self::AlreadyRunning,
-            Self::NotRunning,
-        ];
-        all.into_iter().find(|exit| *exit as u8 == status).unwrap_or(Self::Other)
+        let known = MEANINGS.into_iter().find(|(exit, _)| *exit as u8 == status);
+        known.map_or(Self::Other, |(exit, _)| exit)
     }
+}
+
+/// Every status and its meaning, for `--help` and the manual.
+pub(super) const MEANINGS: [(Exit, &str); 13] = [
+    (Exit::Ok, "all is well"),
+    (Exit::Other, "another error"),
+    (Exit::Usage, "the command line is wrong"),
+    (Exit::NotReady, "the machine is not ready, or a wait timed out"),
+    (Exit::Configuration, "the configuration is unusable"),
+    (Exit::Credential, "the credential is missing, or known to be unusable"),
+    (Exit::ControlPlane, "the control plane cannot be reached, or is not ours"),
+    (Exit::Registration, "the registration was refused"),
+    (Exit::Proxy, "the proxy is missing, or does not stay up"),
+    (Exit::Host, "the host refuses: a port in use, a permission, a full disk"),
+    (Exit::AlreadyRunning, "another agent is running with the same root"),
+    (Exit::NotRunning, "no agent is running with this root"),
+    (Exit::Interrupted, "somebody interrupted the command"),
+];
+
+/// The statuses, one a line.
+pub(super) fn statuses() -> String {
+    let mut text = "Exit statuses:".to_owned();
+    for (status, meaning) in MEANINGS {
+        text.push_str(&format!("\n  {:>3}  {meaning}", status as u8));
+    }
+    text
 }
 
 impl From<Exit> for ExitCode {

@@ -29,7 +29,6 @@ pub(super) use source::bundle as read_bundle;
 
 /// Arguments of `join`.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
     /// A bundle that `vm-agent bundle create` made (`-`: on standard input), or a directory that
     /// `istioctl x workload entry configure` wrote [default: flags say it all]
@@ -220,12 +219,6 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
     })
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  sudo vm-agent join bundle.yaml                 with a bundle of the mesh's operator
-  ssh vm1 sudo vm-agent join - < bundle.yaml     the same, from another machine
-  sudo vm-agent join ./vm1                       with istioctl's directory
-  vm-agent join bundle.yaml --dry-run            what would be changed";
 /// How often the sign of life turns.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the daemon is asked: fast enough to look live.

@@ -156,6 +156,7 @@ impl<'a> Leave<'a> {
     async fn end_proxy(&mut self) {
         let directory = self.paths.run_directory();
         let Some(pid) = living(&directory) else { return };
+        screen::say("  draining the proxy that an agent left …");
         end_leftover(&directory).await;
         if living(&directory).is_none() {
             self.done(&format!("the proxy that a dead agent had left is ended (pid {pid})"));

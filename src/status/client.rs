@@ -45,12 +45,18 @@ pub fn ask(socket: &Path) -> Result<Value, AskError> {
 /// What the daemon is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
+    /// Take the proxy out of traffic.
+    DrainProxy,
     /// Read its configuration again.
     Reload,
+    /// Drain the proxy, and start it anew.
+    RestartProxy,
     /// Get a new key and certificate.
     RotateIdentity,
     /// Drain and stop.
     Stop,
+    /// Take the proxy back into traffic.
+    UndrainProxy,
 }
 
 /// Asks the daemon to do something; it does it after its answer.
@@ -59,9 +65,12 @@ pub enum Wish {
 /// As [`ask`].
 pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
     let request = match wish {
+        Wish::DrainProxy => "POST /v1/proxy/drain",
         Wish::Reload => "POST /v1/reload",
+        Wish::RestartProxy => "POST /v1/proxy/restart",
         Wish::RotateIdentity => "POST /v1/cert/rotate",
         Wish::Stop => "POST /v1/stop",
+        Wish::UndrainProxy => "POST /v1/proxy/undrain",
     };
     exchange(socket, request).map(drop)
 }

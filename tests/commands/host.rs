@@ -15,7 +15,7 @@ use vm_agent::devmesh::ISTIO_AUDIENCE;
 use vm_agent::identity::Roots;
 use vm_agent::join::{Bundle, BundleMetadata, Files};
 
-use crate::bed::{Bed, open_stream};
+use crate::bed::Bed;
 
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
 
@@ -172,21 +172,17 @@ impl Host {
 
     /// Plays Envoy for every daemon that runs here.
     pub(crate) fn play_envoy(&self) {
-        let (port, run) = (self.admin_port, self.bed.path("run/vm-agent"));
+        self.bed.keep_proxy("client");
+        let (port, socket) = (self.admin_port, self.bed.path("run/vm-agent/xds.sock"));
         tokio::spawn(async move {
             // Nobody may hold the port while a join checks it.
-            exists(&run.join("xds.sock")).await;
+            while !socket.exists() {
+                tokio::time::sleep(LOOK).await;
+            }
             std::thread::spawn(move || {
                 let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
                 listener.incoming().flatten().for_each(answer);
             });
-            loop {
-                exists(&run.join("xds.sock")).await;
-                if let Ok(channel) = dial(&run.join("xds.sock")).await {
-                    open_stream(channel, "client").await.closed().await;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
         });
     }
 
@@ -207,17 +203,6 @@ impl Host {
         let own = directory.display().to_string();
         found(&directory).into_iter().filter(|name| *name != own).collect()
     }
-}
-
-async fn exists(path: &Path) {
-    while !path.exists() {
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn dial(socket: &Path) -> Result<tonic::transport::Channel, tonic::transport::Error> {
-    let endpoint = format!("unix:{}", socket.display());
-    tonic::transport::Endpoint::try_from(endpoint).unwrap().connect().await
 }
 
 fn found(directory: &Path) -> Vec<String> {
