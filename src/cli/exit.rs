@@ -103,3 +103,24 @@ impl From<Problems> for Failure {
         Self::new(Exit::Configuration, problems)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_the_agent_has_its_meaning_and_any_other_has_none() {
+        assert_eq!(Exit::of_status(4), Exit::Configuration);
+        assert_eq!(Exit::of_status(77), Exit::Other);
+    }
+
+    #[test]
+    fn the_page_of_the_commands_has_the_same_table() {
+        let page = include_str!("../../docs/commands.md");
+        for (status, meaning) in MEANINGS {
+            let row = format!("| {} | {meaning}", status as u8);
+            let row = row.replace("the configuration is", "the configuration (or a bundle) is");
+            assert!(page.contains(&row), "{row}");
+        }
+    }
+}

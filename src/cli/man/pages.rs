@@ -231,6 +231,17 @@ pub(in crate::cli) const EXAMPLES: &[Example] = &[
         "vm-agent config check --set identity.ttl=12h",
     ),
     example("vm-agent-config-show", "What counts, and from where:", "vm-agent config show"),
+    example(
+        "vm-agent-proxy-restart",
+        "After another Envoy was installed:",
+        "vm-agent proxy restart",
+    ),
+    example(
+        "vm-agent-proxy-drain",
+        "Before the machine is looked at, while it goes on serving what comes:",
+        "vm-agent proxy drain",
+    ),
+    example("vm-agent-proxy-undrain", "Afterwards:", "vm-agent proxy undrain"),
     example("vm-agent-facts", "What templates can say here:", "vm-agent facts"),
     example(
         "vm-agent-completions",
