@@ -17,6 +17,7 @@ mod logs;
 mod man;
 mod options;
 mod progress;
+mod reference;
 mod reload;
 mod run;
 mod screen;
@@ -70,7 +71,7 @@ enum Command {
     /// Show the machine's certificate
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Check or show the configuration
+    /// Check or show the configuration, and what there is to set
     #[command(subcommand)]
     Config(config::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use

@@ -186,6 +186,11 @@ pub(super) const EXAMPLES: &[Example] = &[
         "vm-agent config check --set identity.ttl=12h",
     ),
     example("vm-agent-config-show", "What counts, and from where:", "vm-agent config show"),
+    example(
+        "vm-agent-config-reference",
+        "To read it as a page:",
+        "vm-agent config reference | less",
+    ),
     example("vm-agent-facts", "What templates can say here:", "vm-agent facts"),
     example(
         "vm-agent-completions",
