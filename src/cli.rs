@@ -1,6 +1,7 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
+mod after_stop;
 mod bugreport;
 mod bundle;
 mod capture;
@@ -17,6 +18,7 @@ mod logs;
 mod man;
 mod options;
 mod progress;
+mod proxy;
 mod reference;
 mod reload;
 mod run;
@@ -74,6 +76,9 @@ enum Command {
     /// Check or show the configuration, and what there is to set
     #[command(subcommand)]
     Config(config::Command),
+    /// Restart the proxy, or take it out of traffic and back
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use
     Facts(Box<facts::Args>),
     /// Print the completions of a shell
@@ -86,6 +91,9 @@ enum Command {
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
+    /// Tidy up behind an agent that has ended (used by the service unit)
+    #[command(hide = true)]
+    AfterStop,
 }
 
 /// Runs the command line and returns its exit status.
@@ -107,11 +115,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
+        Command::Proxy(command) => proxy::run(&cli.global, command),
         Command::Facts(args) => facts::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
+        Command::AfterStop => after_stop::run(&cli.global),
     };
     match result {
         Ok(()) => Exit::Ok.into(),

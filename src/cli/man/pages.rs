@@ -191,6 +191,17 @@ pub(super) const EXAMPLES: &[Example] = &[
         "To read it as a page:",
         "vm-agent config reference | less",
     ),
+    example(
+        "vm-agent-proxy-restart",
+        "After Envoy's binary was replaced:",
+        "vm-agent proxy restart",
+    ),
+    example(
+        "vm-agent-proxy-drain",
+        "Before work on the application, and after it:",
+        "vm-agent proxy drain && systemctl restart my-service && vm-agent proxy undrain",
+    ),
+    example("vm-agent-proxy-undrain", "When the work is done:", "vm-agent proxy undrain"),
     example("vm-agent-facts", "What templates can say here:", "vm-agent facts"),
     example(
         "vm-agent-completions",
