@@ -1,8 +1,10 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
+mod aftermath;
 mod bearings;
 mod chronicle;
 mod claims;
+mod doors;
 mod facts;
 mod identity;
 mod machine;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub use aftermath::tidy_up;
 pub use machine::{known_machine, machine};
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use reload::Configuration;
@@ -31,6 +34,7 @@ use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
 use crate::status::{Board, Order};
+use crate::systemd::ServiceManager;
 use signals::Told;
 
 /// A running agent.
@@ -106,8 +110,9 @@ impl Agent {
         }
     }
 
-    /// Of two orders in one moment one is enough.
+    /// Of two orders in one moment one is enough. The chronicle tells when it was read.
     fn reload(&self) {
+        ServiceManager.reloading();
         let _full = self.hears.reload.try_send(());
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
+mod after_stop;
 mod bugreport;
 mod bundle;
 mod capture;
@@ -85,6 +86,9 @@ enum Command {
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
+    /// Tidy up behind an agent that has ended (used by the service unit)
+    #[command(hide = true)]
+    AfterStop,
 }
 
 /// Runs the command line and returns its exit status.
@@ -111,6 +115,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
+        Command::AfterStop => after_stop::run(&cli.global),
     };
     match result {
         Ok(()) => Exit::Ok.into(),

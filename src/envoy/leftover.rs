@@ -66,6 +66,11 @@ pub fn living(directory: &Path) -> Option<u32> {
     (start_time(pid) == Some(started)).then_some(pid)
 }
 
+/// Ends the noted proxy of a run directory, if its process lives.
+pub async fn end_leftover(directory: &Path) {
+    Note::new(directory).end_leftover().await;
+}
+
 /// Field 22 of `/proc/PID/stat`, which with the number names a process for good (proc(5)). A zombie
 /// does not live any more.
 fn start_time(pid: u32) -> Option<u64> {

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::admin::Admin;
+use super::handle::{Handle, Wish};
 use super::leftover::Note;
 use super::process::{BOOTSTRAP, Process, describe};
 use super::{Config, ProxyPhase, ProxyState};
@@ -14,51 +15,6 @@ use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::tasks::Tasks;
 use crate::base::trouble::Trouble;
-
-/// What somebody wants of Envoy.
-enum Wish {
-    Drain,
-    Stop(oneshot::Sender<()>),
-    Kill(oneshot::Sender<()>),
-}
-
-/// The way to a supervised Envoy. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    wishes: mpsc::Sender<Wish>,
-    state: watch::Receiver<ProxyState>,
-}
-
-impl Handle {
-    /// Envoy, whenever it changes.
-    #[must_use]
-    pub fn state(&self) -> watch::Receiver<ProxyState> {
-        self.state.clone()
-    }
-
-    /// Takes it out of traffic; it goes on serving what it has.
-    pub async fn drain(&self) {
-        // Nobody takes wishes after the end, when there is nothing left to drain.
-        drop(self.wishes.send(Wish::Drain).await);
-    }
-
-    /// Drains and ends it; returns when it has ended.
-    pub async fn stop(&self) {
-        self.finish(Wish::Stop).await;
-    }
-
-    /// Ends it without draining; returns when it has ended.
-    pub async fn kill(&self) {
-        self.finish(Wish::Kill).await;
-    }
-
-    async fn finish(&self, wish: impl FnOnce(oneshot::Sender<()>) -> Wish) {
-        let (done, ended) = oneshot::channel();
-        if self.wishes.send(wish(done)).await.is_ok() {
-            drop(ended.await);
-        }
-    }
-}
 
 /// Why Envoy does not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +46,7 @@ pub struct Supervisor {
 enum Event {
     Ended(String),
     Stopped(oneshot::Sender<()>),
+    Released(oneshot::Sender<()>),
 }
 
 impl Supervisor {
@@ -98,7 +55,7 @@ impl Supervisor {
     pub fn new(config: Config, clock: SharedClock, tasks: Tasks) -> (Self, Handle) {
         let (wish, wishes) = mpsc::channel(4);
         let state = watch::Sender::new(ProxyState::default());
-        let handle = Handle { wishes: wish, state: state.subscribe() };
+        let handle = Handle::new(wish, state.subscribe());
         (Self { config, clock, tasks, wishes, state, deaths: 0, silences: 0 }, handle)
     }
 
@@ -113,6 +70,7 @@ impl Supervisor {
             let how = match self.start(&note) {
                 Ok(process) => match self.watch(process).await {
                     Event::Stopped(done) => return self.stopped(&note, done),
+                    Event::Released(done) => return released(done),
                     Event::Ended(how) => how,
                 },
                 Err(error) => {
@@ -129,8 +87,11 @@ impl Supervisor {
                 state.restarts = state.restarts.saturating_add(1);
                 state.last_exit = Some(how);
             });
-            if let Some(done) = self.pause(pause).await {
-                return self.stopped(&note, done);
+            match self.pause(pause).await {
+                None => {}
+                Some(Wish::Release(done)) => return released(done),
+                Some(Wish::Stop(done) | Wish::Kill(done)) => return self.stopped(&note, done),
+                Some(Wish::Drain) => {}
             }
         }
     }
@@ -178,6 +139,7 @@ impl Supervisor {
                         process.end(TERM_LIMIT).await;
                         return Event::Stopped(done);
                     }
+                    Some(Wish::Release(done)) => return Event::Released(done),
                     // Every handle is gone: nobody could stop it any more.
                     None => {
                         process.end(TERM_LIMIT).await;
@@ -262,15 +224,15 @@ impl Supervisor {
     }
 
     /// Waits, unless somebody wants an end.
-    async fn pause(&mut self, pause: Duration) -> Option<oneshot::Sender<()>> {
+    async fn pause(&mut self, pause: Duration) -> Option<Wish> {
         let end = Instant::now() + pause;
         loop {
             tokio::select! {
                 () = sleep_until(end) => return None,
                 wish = self.wishes.recv() => match wish {
                     Some(Wish::Drain) => {}
-                    Some(Wish::Stop(done) | Wish::Kill(done)) => return Some(done),
-                    None => return Some(oneshot::channel().0),
+                    Some(wish) => return Some(wish),
+                    None => return Some(Wish::Kill(oneshot::channel().0)),
                 },
             }
         }
@@ -317,6 +279,12 @@ impl Supervisor {
         // Whoever asked may have given up waiting.
         done.send(()).ok();
     }
+}
+
+fn released(done: oneshot::Sender<()>) {
+    tracing::info!("The proxy runs on for the next agent.");
+    // Whoever asked may have given up waiting.
+    done.send(()).ok();
 }
 
 /// The first restart comes at once: traffic waits for it.

@@ -215,3 +215,16 @@ async fn the_proxy_of_a_dead_agent_is_ended_before_a_new_one_starts() {
     assert!(process::describe(&ended).contains("signal 15"));
     handle.kill().await;
 }
+
+#[tokio::test]
+async fn a_released_proxy_runs_on_with_its_note_and_its_bootstrap() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, _tasks) = supervise(config(directory.path(), "exec sleep 600"));
+    let mut state = handle.state();
+    let pid = state.wait_for(|state| state.pid.is_some()).await.unwrap().pid.unwrap();
+    handle.release().await;
+    assert_eq!(living(directory.path()), Some(pid));
+    assert!(directory.path().join("envoy.json").exists());
+    leftover::Note::new(directory.path()).end_leftover().await;
+    assert_eq!(living(directory.path()), None);
+}
