@@ -21,6 +21,8 @@ HERE = pathlib.Path(__file__).parent
 LAB = Lab()
 #: What every VM has on its disk before it boots for the first time: the proxy, the package, a legacy program.
 LAYER = LAB.directory / "layer"
+#: The name by which machines get to istiod.
+GATEWAY = "gateway.cloud.internal"
 MACHINES = {}
 STARTED = time.monotonic()
 ADDRESSES = iter(f"10.99.0.{number}" for number in range(11, 250))
@@ -46,7 +48,7 @@ def up():
     LAB.up()
     LAB.story()
     LAB.start("cp", "dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--local=/#/", "--interface=br0", "--bind-interfaces",
-              "--user=root", "--pid-file=", f"--host-record=kubernetes.lab,{CONTROL_PLANE}", log="dnsmasq.log")
+              "--user=root", "--pid-file=", f"--host-record={GATEWAY},{CONTROL_PLANE}", log="dnsmasq.log")
     (LAYER / "usr/local/bin").mkdir(parents=True)
     (LAYER / "opt/legacy").mkdir(parents=True)
     (LAYER / "etc/systemd/system/multi-user.target.wants").mkdir(parents=True)
@@ -62,7 +64,7 @@ def bundle(group):
     """A join bundle for a WorkloadGroup, as its operator makes it."""
     file = LAB.directory / f"{group}.bundle.yaml"
     if not file.exists():
-        LAB.run("cp", package.AGENT, "bundle", "create", group, "-n", "vms", "--kubeconfig", LAB.kubeconfig, "--gateway", CONTROL_PLANE, "-o", file)
+        LAB.run("cp", package.AGENT, "bundle", "create", group, "-n", "vms", "--kubeconfig", LAB.kubeconfig, "--gateway", GATEWAY, "-o", file)
     return file.read_text()
 
 

@@ -24,12 +24,18 @@ RIGHTS = "CAP_NET_ADMIN,CAP_NET_RAW,CAP_IPC_LOCK"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
+# nspawn puts a file over the boot's number, which services with a /proc of their own do not see: here all see the same.
+POWER_ON = """#!/bin/sh
+while umount /proc/sys/kernel/random/boot_id 2>/dev/null; do :; done
+exec /lib/systemd/systemd
+"""
+
 
 class Machine:
     def __init__(self, lab, name, ip, layer, size="1500m"):
         if len(name) > 10:
             raise ValueError(f"{name} is too long to name an interface")
-        self.lab, self.name, self.ip, self.layer = lab, name, ip, layer
+        self.lab, self.name, self.ip, self.layer, self.size = lab, name, ip, layer, size
         self.directory = lab.directory / f"machine-{name}"
         self.disk, self.root = self.directory / "disk", self.directory / "root"
         self.process = None
@@ -40,6 +46,7 @@ class Machine:
         for directory in ("upper", "work"):
             (self.disk / directory).mkdir()
         mount("-t", "overlay", "none", "-o", f"lowerdir={layer}:{ROOT},upperdir={self.disk}/upper,workdir={self.disk}/work", self.root)
+        self.put("/sbin/power-on", POWER_ON, mode=0o755)
 
     # --- the disk, while the machine is off ---
 
@@ -74,9 +81,14 @@ ethernets:
         other.put("/etc/machine-id", "")
         return other
 
-    def resize(self, size):
-        """Another size of the disk, also while the machine runs."""
-        mount("-o", f"remount,size={size}", self.disk)
+    def resize(self, size=None):
+        """Another size of the disk, also while the machine runs; without one, that of the beginning."""
+        mount("-o", f"remount,size={size or self.size}", self.disk)
+
+    def shrink(self):
+        """Takes the room on the disk away, but for little."""
+        now = os.statvfs(self.disk)
+        self.resize((now.f_blocks - now.f_bfree) * now.f_frsize + 64 * 1024)
 
     # --- power ---
 
@@ -91,7 +103,7 @@ ethernets:
         self.process = subprocess.Popen(
             ["sh", "-c", enter, "sh", "systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--register=no",
              "--keep-unit", f"--network-namespace-path=/run/netns/{self.lab.namespace(self.name)}", f"--capability={RIGHTS}",
-             "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only", "--kill-signal=SIGRTMIN+3", "--boot"],
+             "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only", "--kill-signal=SIGRTMIN+3", "/sbin/power-on"],
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             env={**os.environ, "GROUPS_OF_ITS_OWN": " ".join(groups),
                  # As a VM has it: one hierarchy of cgroups, and /proc/sys/net of its own.

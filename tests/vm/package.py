@@ -12,15 +12,20 @@ FILE = pathlib.Path("/tmp/vmdeb/vm-agent.deb")
 def dev():
     root = FILE.parent / "root"
     shutil.rmtree(root, ignore_errors=True)
-    for d in ("DEBIAN", "usr/bin", "usr/lib/systemd/system"):
+    for d in ("DEBIAN", "usr/bin", "usr/lib/systemd/system", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d"):
         (root / d).mkdir(parents=True)
     shutil.copy(AGENT, root / "usr/bin/vm-agent")
     subprocess.run(["strip", root / "usr/bin/vm-agent"])
-    for f in (TOP / "systemd").glob("*.service"):
+    for f in [*(TOP / "systemd").glob("*.service"), *(TOP / "systemd").glob("*.target")]:
         shutil.copy(f, root / "usr/lib/systemd/system")
+    for k in ("sysusers", "tmpfiles"):
+        f = TOP / f"systemd/vm-agent.{k}"
+        if f.exists():
+            shutil.copy(f, root / f"usr/lib/{k}.d/vm-agent.conf")
+    for f in ("postinst", "prerm", "postrm"):
+        (root / "DEBIAN" / f).write_text((TOP / "packaging/debian" / f).read_text().replace("@GECOS@", "Envoy of vm-agent"))
+        (root / "DEBIAN" / f).chmod(0o755)
     (root / "DEBIAN/control").write_text("Package: vm-agent\nVersion: 0.1.0\nArchitecture: amd64\nMaintainer: x <x@x.test>\nDescription: x\n")
-    (root / "DEBIAN/postinst").write_text("#!/bin/sh\nset -e\nsystemctl daemon-reload\n")
-    (root / "DEBIAN/postinst").chmod(0o755)
     subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", root, FILE], check=True)
 
 
