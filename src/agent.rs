@@ -8,6 +8,7 @@ mod doors;
 mod facts;
 mod identity;
 mod machine;
+mod owner;
 mod plan;
 mod registration;
 mod reload;
@@ -35,6 +36,7 @@ use crate::envoy;
 use crate::registry::Direct;
 use crate::status::{Board, Order};
 use crate::systemd::ServiceManager;
+use crate::xds;
 use signals::Told;
 
 /// A running agent.
@@ -104,10 +106,26 @@ impl Agent {
                     Order::Stop => return Reason::Stop,
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
+                    Order::Undrain => self.proxy.undrain().await,
+                    Order::RestartProxy => self.restart_proxy(),
                     Order::Reload => self.reload(),
                 },
             }
         }
+    }
+
+    /// The proxy is drained and started anew while everything else goes on.
+    fn restart_proxy(&self) {
+        let (proxy, notice) = (self.proxy.clone(), self.notice());
+        self.tasks.spawn("proxy-restart", async move { proxy.restart(notice).await });
+    }
+
+    /// How long the others have to hear that this machine does not take requests: not at all where
+    /// nobody can tell them.
+    fn notice(&self) -> Duration {
+        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
+        let known = self.board.registration.borrow().registered;
+        if told && known { self.leaving.delay } else { Duration::ZERO }
     }
 
     /// Of two orders in one moment one is enough. The chronicle tells when it was read.

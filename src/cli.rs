@@ -18,6 +18,7 @@ mod logs;
 mod man;
 mod options;
 mod progress;
+mod proxy;
 mod reload;
 mod run;
 mod screen;
@@ -74,6 +75,9 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Restart the proxy, or take it out of traffic and back
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use
     Facts(Box<facts::Args>),
     /// Print the completions of a shell
@@ -110,6 +114,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => capture::run(&cli.global, &command),
         Command::Cert(command) => cert::run(&cli.global, &command),
         Command::Config(command) => config::run(&cli.global, command),
+        Command::Proxy(command) => proxy::run(&cli.global, command),
         Command::Facts(args) => facts::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -31,11 +31,8 @@ pub async fn tidy_up(
             tracing::info!(pid, "The proxy runs on for the next agent.");
             return Ok(());
         }
-        Some(pid) => {
-            tracing::warn!(pid, "Ending the proxy that the agent left.");
-            envoy::end_leftover(&directory).await;
-        }
-        None => {}
+        _ if job == Some(Job::Stop) => drop(envoy::end_leftover(&directory).await),
+        _ => {}
     }
     let capture = Capture::new(paths.capture_journal());
     if !capture.has_journal() {

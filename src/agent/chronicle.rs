@@ -9,7 +9,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::plan::entry_name;
 use crate::base::tasks::{Late, Pulse};
-use crate::envoy::ProxyPhase;
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
 use crate::systemd::ServiceManager;
@@ -133,7 +132,7 @@ impl Chronicle {
         let now = Some(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         let has_identity = board.identity.borrow().is_some();
         let is_registered = self.registration.borrow().is_settled();
-        let is_up = board.proxy.borrow().phase == ProxyPhase::Ready;
+        let is_up = board.proxy.borrow().serves();
         self.timings.send_modify(|times| {
             let first = |slot: &mut Option<u64>, happened: bool| {
                 if happened && slot.is_none() {

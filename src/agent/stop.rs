@@ -6,7 +6,6 @@ use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::capture::FailPolicy;
 use crate::systemd::{self, Job, ServiceManager};
-use crate::xds;
 
 /// What the end leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +79,12 @@ impl Agent {
     /// Istiod has been told that the machine is leaving; until the proxies of the others have heard
     /// of it, their requests are still served.
     async fn hand_over(&mut self, reason: &Reason) {
-        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
-        let known = self.board.registration.borrow().registered;
-        if !matches!(reason, Reason::Stop) || !told || !known {
+        let notice = self.notice();
+        if !matches!(reason, Reason::Stop) || notice.is_zero() {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(self.leaving.delay) => {}
+            () = tokio::time::sleep(notice) => {}
             () = self.hears.signals.stop() => tracing::warn!("Asked again: not waiting for the others."),
         }
     }

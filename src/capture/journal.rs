@@ -16,6 +16,9 @@ pub(super) struct Journal {
     pub(super) undo: Vec<Undo>,
     /// What the host showed when all was done; `None` while it is being done.
     pub(super) shown: Option<String>,
+    /// The rules that it was done for; missing in a journal of an older agent.
+    #[serde(default)]
+    pub(super) rules: Option<String>,
 }
 
 /// How one change is undone.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use clap::{Command, CommandFactory};
+use clap::{Command as CommandLine, CommandFactory};
 use clap_complete::{Shell, generate};
 
 use super::exit::{Exit, Failure};
@@ -44,9 +44,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The command line without what is hidden, which clap_complete would offer as well.
-fn visible(whole: &Command) -> Command {
+fn visible(whole: &CommandLine) -> CommandLine {
     let shown = whole.get_subcommands().filter(|command| !command.is_hide_set());
-    Command::new(env!("CARGO_PKG_NAME"))
+    CommandLine::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
         .propagate_version(true)
         .args(whole.get_arguments())
@@ -61,7 +61,7 @@ mod tests {
     fn what_is_hidden_is_not_offered() {
         let whole = super::super::Cli::command();
         let shown = visible(&whole);
-        let has = |command: &Command, name: &str| command.find_subcommand(name).is_some();
+        let has = |command: &CommandLine, name: &str| command.find_subcommand(name).is_some();
         for name in ["launch-proxy", "man"] {
             assert!(has(&whole, name) && !has(&shown, name), "{name}");
         }

@@ -12,7 +12,8 @@ use super::screen::{self, Paint, paint};
 use super::{capture, service, settings};
 use crate::agent::{StartError, machine};
 use crate::base::clock;
-use crate::config::{Loaded, RegistrationMode};
+use crate::config::{Loaded, Paths, RegistrationMode};
+use crate::envoy::{end_leftover, living};
 use crate::join::wipe;
 use crate::kube::Client;
 use crate::registry::{Config, Direct, RemoveError};
@@ -38,6 +39,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     // Whatever the fail policy left in place, and what a killed agent could not take away.
     capture::remove(global)?;
+    end_proxy(&paths)?;
     let directories = [paths.run_directory(), paths.state_directory(), paths.config_directory()];
     let existed = directories.iter().any(|directory| directory.exists());
     wipe(paths.root(), &directories).map_err(|error| {
@@ -70,6 +72,24 @@ fn stop_agent(global: &Global) -> Result<(), Failure> {
     let error = anyhow::anyhow!("the agent did not stop within {STOP_LIMIT:?}");
     Err(Failure::new(Exit::Other, error)
         .hint("look at its log, then end it and leave again".to_owned()))
+}
+
+/// The proxy of an agent that was killed runs on.
+fn end_proxy(paths: &Paths) -> Result<(), Failure> {
+    let directory = paths.run_directory();
+    if living(&directory).is_none() {
+        return Ok(());
+    }
+    screen::say("  draining the proxy that an agent left …");
+    runtime()?.block_on(end_leftover(&directory));
+    match living(&directory) {
+        None => Ok(()),
+        Some(pid) => {
+            let error = anyhow::anyhow!("the proxy (process {pid}) cannot be ended");
+            let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
+            Err(Failure::new(Exit::Host, error).hint(hint))
+        }
+    }
 }
 
 /// In the mode `kubernetes` the entry is ours to remove; in `istiod` it goes with the stream.
