@@ -11,7 +11,7 @@ import time
 
 import bed
 import package
-from bed import LAB, joined, status, until, until_ready
+from bed import joined, status, until, until_ready
 from case import CALLER, DETAILS, Case, table
 from machine import field
 
@@ -50,7 +50,7 @@ class Disruption(Case):
     def setUpClass(cls):
         for name, group in (("web1", "client"), ("web2", "details-legacy")):
             if name not in bed.MACHINES:
-                bed.boot(name, group)
+                bed.boot(name, bed.with_url(group))
         cls.web1, cls.web2 = joined("web1", "client"), joined("web2", "details-legacy")
 
     @classmethod
@@ -111,9 +111,9 @@ class Disruption(Case):
         self.unharmed("systemctl reload", reload)
 
     def test_upgrade_of_the_package(self):
-        later = package.later(NEXT, LAB.directory)
-        (self.web2.root / "opt/later.deb").write_bytes(later.read_bytes())
-        self.unharmed("upgrade of the package", lambda: self.another_agent(lambda: self.web2.exec("dpkg", "-i", "/opt/later.deb")))
+        package.again(bed.SERVED / "vm-agent.deb", bed.SERVED / "later.deb", version=NEXT)
+        self.web2.exec("curl", "-sSf", "-o", "/run/later.deb", f"http://{bed.GATEWAY}:8000/later.deb")
+        self.unharmed("upgrade of the package", lambda: self.another_agent(lambda: self.web2.exec("apt-get", "install", "-y", "/run/later.deb")))
         self.assertIn(NEXT, self.web2.exec("dpkg-query", "-W", "vm-agent").stdout)
 
     def test_agent_killed(self):
@@ -131,6 +131,41 @@ class Disruption(Case):
             self.web2.exec("kill", "-9", before[0])
             until("another Envoy runs", lambda: proxy(self.web2) not in (None, before), limit=60, pause=0.1)
             until_ready(self.web2)
+
+    def test_reboot_while_another_machine_serves(self):
+        self.away("reboot, another machine serves", self.web2.reboot)
+
+    def test_power_loss_while_another_machine_serves(self):
+        self.away("power loss, another machine serves", lambda: (self.web2.power_loss(), self.web2.power_on().until_up()))
+
+    def away(self, what, act):
+        """The machine is away for a while; callers have another one of the service."""
+        other = joined("web3", "details-legacy")
+        until("both machines serve", lambda: f"{other.ip}:9080::health_flags::healthy" in endpoints(self.web1), limit=30)
+        with self.load(what, (self.web1, DETAILS)):
+            act()
+            until_ready(self.web2)
+
+    def test_clock_that_jumps_while_the_machine_is_suspended(self):
+        # The agent's clock follows a file; a machine in a container cannot have one of its own.
+        self.web2.shell(f"""mkdir -p /run/systemd/system/vm-agent.service.d; echo +0 > /opt/legacy/clock
+            printf '%s\\n' '[Service]' WatchdogSec=5 'Environment=LD_PRELOAD={FAKETIME} FAKETIME_TIMESTAMP_FILE=/opt/legacy/clock' \\
+              'Environment=FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1' > /run/systemd/system/vm-agent.service.d/clock.conf
+            systemctl daemon-reload; systemctl restart vm-agent""")
+        self.addCleanup(self.web2.shell, "rm /run/systemd/system/vm-agent.service.d/clock.conf; systemctl daemon-reload; systemctl restart vm-agent")
+        before = until_ready(self.web2)["identity"]["serial"]
+
+        def suspended():
+            with self.web2.frozen():
+                time.sleep(8)
+                (self.web2.root / "opt/legacy/clock").write_text("+20h\n")
+            until("the certificate was renewed", lambda: until_ready(self.web2)["identity"]["serial"] != before, limit=60)
+        self.unharmed("suspended for 8 s, and the clock is 20 h ahead", suspended)
+
+
+def endpoints(machine):
+    """What a machine's proxy knows of others."""
+    return machine.exec("curl", "-s", "http://127.0.0.1:15000/clusters").stdout
 
 
 def proxy(machine):

@@ -57,11 +57,11 @@ class Machine:
         file.write_text(text)
         file.chmod(mode)
 
-    def seed(self, user_data):
-        """What the cloud tells the machine at its first boot."""
+    def seed(self, user_data, host_name=None):
+        """What the cloud tells the machine at its first boot: of a new instance, each time."""
         nocloud = "/var/lib/cloud/seed/nocloud"
         self.put(f"{nocloud}/user-data", user_data, mode=0o600)
-        self.put(f"{nocloud}/meta-data", f"instance-id: i-{uuid.uuid4().hex[:12]}\nlocal-hostname: {self.name}\n")
+        self.put(f"{nocloud}/meta-data", f"instance-id: i-{uuid.uuid4().hex[:12]}\nlocal-hostname: {host_name or self.name}\n")
         self.put(f"{nocloud}/network-config", f"""version: 2
 ethernets:
   eth0:

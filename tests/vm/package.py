@@ -1,44 +1,44 @@
-"""The package under test, and the same as a later version."""
+"""The package under test: as `make package` made it, with another program in it, or as a later version."""
 
 import os
 import pathlib
 import shutil
 import subprocess
+import tomllib
 
 TOP = pathlib.Path(__file__).parents[2]
-AGENT = pathlib.Path(os.environ.get("VM_AGENT", TOP / "target/release/vm-agent")).absolute()
-FILE = pathlib.Path("/tmp/vmdeb/vm-agent.deb")
-
-def dev():
-    root = FILE.parent / "root"
-    shutil.rmtree(root, ignore_errors=True)
-    for d in ("DEBIAN", "usr/bin", "usr/lib/systemd/system", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d"):
-        (root / d).mkdir(parents=True)
-    shutil.copy(AGENT, root / "usr/bin/vm-agent")
-    subprocess.run(["strip", root / "usr/bin/vm-agent"])
-    for f in [*(TOP / "systemd").glob("*.service"), *(TOP / "systemd").glob("*.target")]:
-        shutil.copy(f, root / "usr/lib/systemd/system")
-    for k in ("sysusers", "tmpfiles"):
-        f = TOP / f"systemd/vm-agent.{k}"
-        if f.exists():
-            shutil.copy(f, root / f"usr/lib/{k}.d/vm-agent.conf")
-    for f in ("postinst", "prerm", "postrm"):
-        (root / "DEBIAN" / f).write_text((TOP / "packaging/debian" / f).read_text().replace("@GECOS@", "Envoy of vm-agent"))
-        (root / "DEBIAN" / f).chmod(0o755)
-    (root / "DEBIAN/control").write_text("Package: vm-agent\nVersion: 0.1.0\nArchitecture: amd64\nMaintainer: x <x@x.test>\nDescription: x\n")
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", root, FILE], check=True)
+#: The program of the package; another one takes its place where VM_AGENT names it.
+PROGRAM = TOP / "target/release/vm-agent"
+AGENT = pathlib.Path(os.environ.get("VM_AGENT", PROGRAM)).absolute()
+VERSION = tomllib.loads((TOP / "Cargo.toml").read_text())["package"]["version"]
 
 
-def later(version, directory):
-    """The same package as a later version, in this directory."""
-    tree, file = directory / "later", directory / f"vm-agent-{version}.deb"
-    shutil.rmtree(tree, ignore_errors=True)
-    subprocess.run(["dpkg-deb", "--raw-extract", FILE, tree], check=True)
-    control = tree / "DEBIAN/control"
-    lines = [f"Version: {version}" if line.startswith("Version:") else line for line in control.read_text().splitlines()]
-    control.write_text("\n".join(lines) + "\n")
-    # Replaced by dpkg, as a new build is; its time is part of what an agent is told apart by.
-    os.utime(tree / "usr/bin/vm-agent")
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, file], check=True, capture_output=True)
-    shutil.rmtree(tree)
+def made():
+    """The package that `make package` made."""
+    architecture = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    file = TOP / f"target/package/vm-agent_{VERSION}-1_{architecture}.deb"
+    if not file.exists():
+        raise SystemExit(f"{file} is missing: run `make package`")
     return file
+
+
+def under_test(directory):
+    """The package; made anew in this directory where it has to have another program."""
+    return made() if AGENT == PROGRAM else again(made(), directory / "vm-agent.deb", program=AGENT)
+
+
+def again(file, target, program=None, version=None):
+    """The package with another program, or of another version."""
+    tree = target.with_suffix(".tree")
+    shutil.rmtree(tree, ignore_errors=True)
+    subprocess.run(["dpkg-deb", "--raw-extract", file, tree], check=True)
+    if program:
+        shutil.copy(program, tree / "usr/bin/vm-agent")
+        subprocess.run(["strip", tree / "usr/bin/vm-agent"], check=True)
+    if version:
+        control = tree / "DEBIAN/control"
+        lines = control.read_text().splitlines()
+        control.write_text("".join(f"Version: {version}\n" if line.startswith("Version:") else f"{line}\n" for line in lines))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, target], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return target

@@ -10,10 +10,11 @@ from case import Case, table
 class Story(Case):
     def test_two_machines_given_only_user_data_boot_into_the_mesh(self):
         machines = []
-        for name, group in (("web1", "client"), ("web2", "details-legacy")):
+        # One has its bundle in the user data, the other fetches it.
+        for name, seed in (("web1", bed.with_bundle("client")), ("web2", bed.with_url("details-legacy"))):
             if name in bed.MACHINES:
                 bed.destroy(name)
-            machines.append(bed.boot(name, group))
+            machines.append(bed.boot(name, seed))
         for machine in machines:
             machine.until_up()
             until_ready(machine)

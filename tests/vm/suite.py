@@ -12,13 +12,17 @@ import package
 
 # The test classes, by the name that ARGS gives.
 from disruption import *
+from gone import *
+from images import *
+from sandbox import *
 from story import *
+from trouble import *
 
 if __name__ == "__main__":
     # All is taken down when the program ends; without this a signal would end it before that.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
-    bed.say(f"package {package.FILE}")
+    bed.say(f"agent {package.AGENT}")
     bed.up()
     bed.say("the control plane runs")
     unittest.main(verbosity=2)

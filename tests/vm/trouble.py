@@ -121,7 +121,7 @@ STOPPED = [
     Fault("a disk that became read-only", "disk", "Read-only", f"mount --bind {STATE} {STATE}; mount -o remount,bind,ro {STATE}", f"umount {STATE}"),
     Fault("a file in place of the state directory", "disk", "Not a directory", f"rm -r {STATE}; touch {STATE}", f"rm -f {STATE}; mkdir -m 700 {STATE}"),
     Fault("the network is down", "address", "eth0 is", "ip link set eth0 down",
-          "ip link set eth0 up; networkctl reconfigure eth0; until ip route get 10.99.0.1 >/dev/null 2>&1; do :; done"),
+          "systemctl restart systemd-networkd; until ip route get 10.99.0.1 >/dev/null 2>&1; do :; done"),
     Fault("a template that nothing fills", "address", "cloud.zone is not known", setting("workload.locality", "eu/{{cloud.zone}}")),
     Fault("another program has the status port", "ports", "the agent's status server", *listener(15020)),
     Fault("another program has Envoy's admin port", "ports", "Envoy's admin interface", *listener(15000)),
