@@ -21,6 +21,7 @@ mod options;
 mod overview;
 mod progress;
 mod proxy;
+mod reference;
 mod reload;
 mod run;
 mod screen;
@@ -74,7 +75,7 @@ enum Command {
     /// Show the machine's certificate
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Check or show the configuration
+    /// Check or show the configuration, and what there is to set
     #[command(subcommand)]
     Config(config::Command),
     /// Restart the proxy, or take it out of traffic and back

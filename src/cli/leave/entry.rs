@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::agent::{StartError, machine};
+use crate::agent::{StartError, join_proxy_group, machine};
 use crate::base::clock;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
@@ -26,6 +26,8 @@ pub(super) async fn remove(
         }
         RegistrationMode::Kubernetes => {}
     }
+    // A closed fail policy leaves rules in place, which lead to nobody now.
+    join_proxy_group(settings).map_err(start_failure)?;
     let clock = clock::system();
     let plan = make_plan(global, settings, &clock).await.map_err(plan_failure)?;
     let Some(kube) = plan.kube else { return Ok(None) };
