@@ -122,15 +122,15 @@ impl Progress {
 
     /// One of the checks of a phase is good.
     pub(super) fn note(&self, check: &str, words: &str) {
-        let event = json!({"state": "noted", "check": check, "detail": words});
-        self.event(&self.placed(event));
+        let phase = self.current();
+        self.event(&json!({"phase": phase, "state": "noted", "check": check, "detail": words}));
         self.line(&format!("{} {check:<15}{words}", paint(Paint::Good, "✓")));
     }
 
     /// Something is strange, or does not work yet.
     pub(super) fn warn(&self, words: &str, hint: Option<&str>) {
-        let event = json!({"state": "warned", "detail": words, "hint": hint});
-        self.event(&self.placed(event));
+        let phase = self.current();
+        self.event(&json!({"phase": phase, "state": "warned", "detail": words, "hint": hint}));
         let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
         self.line(&format!("{} {words}{hint}", paint(Paint::Warn, "!")));
     }
@@ -194,12 +194,9 @@ impl Progress {
         Some(begun.elapsed())
     }
 
-    /// An event with the phase that it belongs to.
-    fn placed(&self, mut event: Value) -> Value {
-        if let Some((phase, _)) = self.state.borrow().open.first() {
-            event["phase"] = phase.key().into();
-        }
-        event
+    /// The phase that what happens now belongs to.
+    fn current(&self) -> Option<&'static str> {
+        self.state.borrow().open.first().map(|(phase, _)| phase.key())
     }
 
     fn event(&self, event: &Value) {

@@ -1,5 +1,7 @@
 //! What a join would change, told without changing it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Job, Way};
@@ -36,9 +38,7 @@ pub(super) async fn show(job: &Job<'_>, rules: Option<CapturePlan>) -> Result<()
         unit: matches!(job.way, Way::Service(_)),
         rules: rules.map(|plan| plan.to_string()),
     };
-    let mut event = preview.event();
-    event["seconds"] = seconds(job.progress.elapsed()).into();
-    job.progress.end(Ok(&event));
+    job.progress.end(Ok(&preview.event(job.progress.elapsed())));
     if job.args.shape() == Shape::Json {
         return Ok(());
     }
@@ -72,7 +72,7 @@ impl Preview {
         text
     }
 
-    fn event(&self) -> Value {
+    fn event(&self, took: Duration) -> Value {
         let changes = self.changes.iter().map(|change| {
             let Change { path, mode, what, fate } = change;
             let bytes = if let What::File { bytes } = what { Some(*bytes) } else { None };
@@ -84,7 +84,7 @@ impl Preview {
         let unit = self.unit.then(|| json!({"name": UNIT, "enable": true, "restart": true}));
         json!({
             "result": "dry-run", "exit": 0, "changes": changes.collect::<Vec<_>>(), "unit": unit,
-            "rules": self.rules, "configuration": self.config,
+            "rules": self.rules, "configuration": self.config, "seconds": seconds(took),
         })
     }
 }

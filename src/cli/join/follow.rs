@@ -146,7 +146,9 @@ mod tests {
     #[test]
     fn a_trouble_that_stays_ends_the_join_in_its_own_phase() {
         let progress = Progress::new(Shape::Plain);
-        [Phase::Identity, Phase::Registration, Phase::Ready].map(|phase| progress.begin(phase));
+        for phase in [Phase::Identity, Phase::Registration, Phase::Ready] {
+            progress.begin(phase);
+        }
         let mut follower = Follower::default();
         let away = json!({"conditions": [{"room": "identity", "what": "no answer in 3 s", "retry": "soon"}]});
         assert!(matches!(follower.look(&away, &progress), Verdict::Waiting));
@@ -162,7 +164,9 @@ mod tests {
     #[test]
     fn a_machine_that_is_ready_leaves_no_phase_open_but_the_last() {
         let progress = Progress::new(Shape::Plain);
-        [Phase::Identity, Phase::ControlPlane, Phase::Ready].map(|phase| progress.begin(phase));
+        for phase in [Phase::Identity, Phase::ControlPlane, Phase::Ready] {
+            progress.begin(phase);
+        }
         let ready = json!({"ready": true, "identity": {"valid": true}, "control_plane": {"phase": "connecting"}});
         assert!(matches!(Follower::default().look(&ready, &progress), Verdict::Ready));
         assert!(!progress.is_open(Phase::ControlPlane) && progress.is_open(Phase::Ready));
