@@ -13,6 +13,8 @@ use crate::base::fsio::{self, FileError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remains {
     root: PathBuf,
+    /// Where something of ours may have been; what is above it may be empty.
+    places: Vec<PathBuf>,
     /// What goes, directories as a whole.
     pub ours: Vec<PathBuf>,
     /// What stays, as somebody else has put it there.
@@ -24,19 +26,19 @@ impl Remains {
     /// `join` writes, `beside` are further files that it writes into the same directory.
     #[must_use]
     pub fn find(root: &Path, own: &[PathBuf], configuration: &Path, beside: &[PathBuf]) -> Self {
-        let exist = |path: &&PathBuf| path.symlink_metadata().is_ok();
-        let mut ours: Vec<PathBuf> = own.iter().filter(exist).cloned().collect();
+        let mut places = own.to_vec();
         if is_ours(configuration) {
-            let written: Vec<PathBuf> =
-                beside.iter().cloned().chain([configuration.to_owned()]).collect();
-            ours.extend(written.iter().filter(exist).cloned());
+            places.extend_from_slice(beside);
+            places.push(configuration.to_owned());
         }
+        let exists = |path: &&PathBuf| path.symlink_metadata().is_ok();
+        let ours: Vec<PathBuf> = places.iter().filter(exists).cloned().collect();
         let directory = configuration.parent().unwrap_or(root);
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let mut others: Vec<PathBuf> =
             entries.map(|entry| entry.path()).filter(|path| !ours.contains(path)).collect();
         others.sort();
-        Self { root: root.to_owned(), ours, others }
+        Self { root: root.to_owned(), places, ours, others }
     }
 
     /// Removes what is ours, and the directories above that are empty then.
@@ -50,6 +52,8 @@ impl Remains {
             } else {
                 fsio::remove(path)?;
             }
+        }
+        for path in &self.places {
             let above = path.ancestors().skip(1);
             let below_root = |path: &&Path| *path != self.root && path.starts_with(&self.root);
             above.take_while(below_root).for_each(fsio::remove_empty_directory);
@@ -114,7 +118,10 @@ mod tests {
     fn leaving_removes_everything_but_what_others_put_there() {
         let joined = format!("{}workload: {{}}\n", Files::CONFIG_HEAD);
         for configuration in [Some(joined.as_str()), None] {
-            let (root, remains) = host(configuration);
+            let (root, _) = host(configuration);
+            // An agent that has stopped has taken its own directory away.
+            std::fs::remove_dir(root.path().join("run/vm-agent")).unwrap();
+            let remains = find(root.path());
             remains.remove().unwrap();
             assert_eq!(left(root.path()), ["var", "var/lib", "var/lib/other"]);
             let again = find(root.path());

@@ -33,6 +33,8 @@ class Joining(Case):
             self.assertIn(identity, vm.command("cert", "show", check=True).stdout)
             metrics = LAB.curl(vm.name, "http://127.0.0.1:15020/stats/prometheus", user=0)[1]
             self.assertIn('istio_agent_cert_expiry_seconds{resource_name="default"}', metrics)
+        until("the join has said what it came to", lambda: "is in the mesh as spiffe" in self.vm2.log())
+        self.assertIn("it serves as 2 services (details.internal.com, echo.internal.com)", self.vm2.log())
 
     def test_envoy_runs_as_its_own_user_without_our_environment(self):
         status = self.vm1.join().until_ready()
