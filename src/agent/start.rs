@@ -15,15 +15,16 @@ use super::doors::Doors;
 use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
-use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
+use super::{Agent, Hears, Plan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::FileError;
 use crate::base::tasks::Tasks;
 use crate::base::uds::Peers;
+use crate::config::{CaptureMode, Settings};
 use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
-use crate::envoy::Supervisor;
+use crate::envoy::{Supervisor, resolve_user};
 use crate::health;
 use crate::kube::{Client, KubeError};
 use crate::sds;
@@ -83,7 +84,6 @@ impl Agent {
         kept: Kept,
         clock: SharedClock,
     ) -> Result<Self, StartError> {
-        join_proxy_group(plan.capture.as_ref())?;
         let doors = Doors::open(&plan, kept).await?;
         settle(&plan.paths, &plan.workload.name, plan.secrets.export_directory.as_deref())?;
         let (tasks, ends) = Tasks::new();
@@ -231,11 +231,18 @@ fn open_relay(
     (relay, Says { health, admission, claims })
 }
 
-/// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
-/// own user, which many other programs have too.
-fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
-    let Some(plan) = capture else { return Ok(()) };
-    let gid = nix::unistd::Gid::from_raw(plan.config.owner.gid);
+/// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its
+/// own user, which many other programs have too. It has to be the first thing: names are looked up
+/// and servers are dialled while the rules of an agent stand that is gone, or hangs.
+///
+/// # Errors
+/// When the kernel refuses. A proxy's user that does not exist is for others to report.
+pub fn join_proxy_group(settings: &Settings) -> Result<(), StartError> {
+    if settings.capture.mode == CaptureMode::None {
+        return Ok(());
+    }
+    let Ok(Some(user)) = resolve_user(settings.proxy.user.as_deref()) else { return Ok(()) };
+    let gid = nix::unistd::Gid::from_raw(user.gid);
     nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 

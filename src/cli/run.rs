@@ -8,7 +8,9 @@ use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
 use super::settings;
-use crate::agent::{Agent, Configuration, Plan, PlanError, Reason, StartError, plan};
+use crate::agent::{
+    Agent, Configuration, Plan, PlanError, Reason, StartError, join_proxy_group, plan,
+};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
@@ -46,6 +48,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// have to wait with us.
 pub(super) async fn start(global: &Global, configuration: Configuration) -> Result<Agent, Failure> {
     let clock = clock::system();
+    join_proxy_group(&configuration.loaded.settings).map_err(start_failure)?;
     // Before any program is started that could inherit them.
     let kept = Kept::take();
     let plan = loop {
