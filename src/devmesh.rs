@@ -8,14 +8,20 @@ mod ads;
 mod answer;
 mod apply;
 mod ca;
+mod catalog;
 mod cloud;
 mod csr;
 mod discovery;
 mod faults;
 mod join;
+mod kind;
 mod kube;
+mod ledger;
 mod permissions;
+mod picture;
 mod pki;
+mod policy;
+mod proxy;
 mod registration;
 mod resources;
 mod seen;
@@ -32,12 +38,18 @@ pub use cloud::{CloudFault, CloudService, Instance};
 pub use csr::Approval;
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
-pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
+pub use kind::{API_VERSION, GROUP, Resource};
+pub use picture::{
+    Changes, Configuration, Denial, EndpointPicture, Identity, Machine, Picture, PolicyPicture,
+    PortPicture, Root, ServicePicture, StreamPicture,
+};
+pub use policy::MutualTls;
+pub use resources::{CLUSTERS, ENDPOINTS, HEALTH, LISTENERS, NAME_TABLE, ROUTES};
 pub use seen::{
     DEADLINE, NotSeen, Proof, RECORDS, Seen, SeenAnswer, SeenCall, SeenCaller, SeenCsr, SeenHealth,
     Witness,
 };
-pub use store::{API_VERSION, GROUP, Objects, Resource};
+pub use store::Objects;
 pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 pub use workload_api::WorkloadApi;
 
@@ -57,9 +69,11 @@ use crate::base::clock::{self, SharedClock};
 use crate::base::tasks::Tasks;
 use crate::identity::{SpiffeIdError, TrustDomain};
 use crate::proto::nds::NameInfo;
+use catalog::Catalog;
+use ledger::Denied;
 use pki::{Authorities, Authority, DAY, Order};
 use store::Key;
-use tls::{Door, Identity, Settings};
+use tls::{Door, Settings};
 use token::{Account, Claims, Tokens};
 
 /// What kind of mesh it shall be. The default is istiod's.
@@ -81,6 +95,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where the Kubernetes API listens. Loopback only.
     pub kube_listen: SocketAddr,
+    /// What workloads ask of their callers where no PeerAuthentication says it.
+    pub mutual_tls: MutualTls,
     /// How long a disconnected machine's entry is left.
     pub grace: Duration,
     /// How often such entries are swept away; `None`: only by [`Mesh::sweep`].
@@ -107,6 +123,7 @@ impl Default for Options {
             intermediate: false,
             listen: any,
             kube_listen: any,
+            mutual_tls: MutualTls::Strict,
             grace: Duration::from_secs(10),
             sweep_every: None,
             least_token_life: Duration::from_secs(600),
@@ -167,6 +184,9 @@ pub(crate) struct State {
     pushes: Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
+    /// What was read from the objects last, and at which revision.
+    catalog: Mutex<(u64, Arc<Catalog>)>,
+    ledger: ledger::Ledger,
     permissions: permissions::Permissions,
     requests: csr::Requests,
     /// Streams per auto-registered entry.
@@ -178,6 +198,22 @@ pub(crate) struct State {
 impl State {
     fn see(&self, change: impl FnOnce(&mut Seen)) {
         self.seen.send_modify(change);
+    }
+
+    /// What the objects say now.
+    fn catalog(&self) -> Arc<Catalog> {
+        let revision = self.objects.revision();
+        let mut cached = lock(&self.catalog);
+        if cached.0 != revision {
+            *cached = (revision, Arc::new(Catalog::read(&self.objects)));
+        }
+        Arc::clone(&cached.1)
+    }
+
+    /// Notes that somebody did not get what they asked for.
+    fn deny(&self, who: &str, what: &'static str, why: &str) {
+        let (at, who, why) = (self.options.clock.now(), who.to_owned(), why.to_owned());
+        self.ledger.deny(Denied { at, who, what, why });
     }
 }
 
@@ -467,6 +503,18 @@ impl Mesh {
         self.state.faults.set(Service::Ca, fault);
     }
 
+    /// The mesh as it is now, to be shown.
+    #[must_use]
+    pub fn picture(&self) -> Picture {
+        picture::make(&self.state)
+    }
+
+    /// Wakes whenever the picture changes.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes::of(&self.state)
+    }
+
     /// What has been seen, to look at and to wait for.
     #[must_use]
     pub fn seen(&self) -> Witness {
@@ -520,6 +568,8 @@ impl State {
             pushes: Sender::default(),
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
+            catalog: Mutex::default(),
+            ledger: ledger::Ledger::default(),
             permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),
             live: Mutex::default(),
@@ -533,8 +583,9 @@ impl State {
         &self,
     ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>), MeshError> {
         let authorities = lock(&self.authorities).clone();
-        let istiod = Identity { names: &[ISTIOD, "localhost", "127.0.0.1"], protocols: &["h2"] };
-        let kubernetes = Identity {
+        let istiod =
+            tls::Identity { names: &[ISTIOD, "localhost", "127.0.0.1"], protocols: &["h2"] };
+        let kubernetes = tls::Identity {
             names: &["kubernetes.default.svc", "kubernetes", "localhost", "127.0.0.1"],
             protocols: &["h2", "http/1.1"],
         };

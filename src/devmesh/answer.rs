@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::apply::{self, Conflict};
-use super::store::{GROUP, Resource};
+use super::kind::Resource;
 
 /// A refusal in the form of a `Status` object.
 #[derive(Debug)]
@@ -58,20 +58,20 @@ impl Refusal {
     }
 
     pub(super) fn not_found(resource: Resource, name: &str) -> Self {
-        let words = format!("{}.{GROUP} {name:?} not found", resource.plural());
+        let words = format!("{} {name:?} not found", resource.full());
         Self::new(StatusCode::NOT_FOUND, "NotFound", &words, Some(details(resource, name)))
     }
 
     pub(super) fn exists(resource: Resource, name: &str) -> Self {
-        let words = format!("{}.{GROUP} {name:?} already exists", resource.plural());
+        let words = format!("{} {name:?} already exists", resource.full());
         Self::new(StatusCode::CONFLICT, "AlreadyExists", &words, Some(details(resource, name)))
     }
 
     pub(super) fn stale(resource: Resource, name: &str) -> Self {
         let words = format!(
-            "Operation cannot be fulfilled on {}.{GROUP} {name:?}: the object has been modified; \
+            "Operation cannot be fulfilled on {} {name:?}: the object has been modified; \
              please apply your changes to the latest version and try again",
-            resource.plural()
+            resource.full()
         );
         Self::new(StatusCode::CONFLICT, "Conflict", &words, Some(details(resource, name)))
     }
@@ -168,5 +168,5 @@ pub(super) fn deleted(resource: Resource, object: &Value) -> Value {
 }
 
 fn details(resource: Resource, name: &str) -> Value {
-    json!({"name": name, "group": GROUP, "kind": resource.plural()})
+    json!({"name": name, "group": resource.group(), "kind": resource.plural()})
 }

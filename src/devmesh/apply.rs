@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::store::API_VERSION;
 use crate::base::clock::rfc3339;
 
 /// Who writes fields.
@@ -52,6 +51,7 @@ type Path = Vec<String>;
 /// One entry of `managedFields`.
 struct Owner {
     manager: Manager,
+    api_version: String,
     time: String,
     fields: BTreeSet<Path>,
 }
@@ -93,7 +93,8 @@ pub(super) fn apply(
     }
     keep_references(&mut live, wanted);
     let fields = wanted_fields.into_keys().collect();
-    owners.push(Owner { manager: manager.clone(), time: rfc3339(now), fields });
+    let api_version = api_version(&live);
+    owners.push(Owner { manager: manager.clone(), api_version, time: rfc3339(now), fields });
     write_owners(&mut live, owners);
     Ok(live)
 }
@@ -122,7 +123,12 @@ pub(super) fn update(mut live: Value, wanted: &Value, manager: &Manager, now: Sy
     }
     keep_references(&mut live, wanted);
     let mut own = owners.iter().position(|owner| owner.manager == *manager).map_or_else(
-        || Owner { manager: manager.clone(), time: String::new(), fields: BTreeSet::new() },
+        || Owner {
+            manager: manager.clone(),
+            api_version: api_version(&live),
+            time: String::new(),
+            fields: BTreeSet::new(),
+        },
         |at| owners.remove(at),
     );
     own.fields.extend(changed);
@@ -170,10 +176,10 @@ pub(super) fn message(conflicts: &[Conflict]) -> String {
 
 impl Owner {
     fn words(&self) -> String {
-        let Self { manager, time, .. } = self;
+        let Self { manager, api_version, time, .. } = self;
         match manager.operation {
             Operation::Apply => format!("{:?}", manager.name),
-            Operation::Update => format!("{:?} using {API_VERSION} at {time}", manager.name),
+            Operation::Update => format!("{:?} using {api_version} at {time}", manager.name),
         }
     }
 }
@@ -203,6 +209,10 @@ fn fields(object: &Value) -> BTreeMap<Path, Value> {
     found
 }
 
+fn api_version(object: &Value) -> String {
+    object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
 fn owners(object: &Value) -> Vec<Owner> {
     let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
     entries.into_iter().flatten().filter_map(owner).collect()
@@ -215,7 +225,8 @@ fn owner(entry: &Value) -> Option<Owner> {
     let mut fields = BTreeSet::new();
     collect(entry.get("fieldsV1")?, &mut Vec::new(), &mut fields);
     let time = text("time").unwrap_or_default().to_owned();
-    Some(Owner { manager: Manager::new(text("manager")?, operation), time, fields })
+    let api_version = text("apiVersion").unwrap_or_default().to_owned();
+    Some(Owner { manager: Manager::new(text("manager")?, operation), api_version, time, fields })
 }
 
 fn collect(tree: &Value, at: &mut Path, found: &mut BTreeSet<Path>) {
@@ -240,7 +251,7 @@ fn write_owners(object: &mut Value, owners: Vec<Owner>) {
         json!({
             "manager": owner.manager.name,
             "operation": owner.manager.operation.word(),
-            "apiVersion": API_VERSION,
+            "apiVersion": owner.api_version,
             "time": owner.time,
             "fieldsType": "FieldsV1",
             "fieldsV1": tree,

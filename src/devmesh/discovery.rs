@@ -3,7 +3,7 @@
 use axum::Json;
 use serde_json::{Value, json};
 
-use super::store::{API_VERSION, GROUP, Resource};
+use super::kind::{API_VERSION, GROUP, Resource};
 
 pub(super) async fn version() -> Json<Value> {
     Json(
@@ -44,13 +44,15 @@ fn about_group() -> Value {
 }
 
 pub(super) async fn resources() -> Json<Value> {
-    let resources = Resource::ALL.map(|resource| {
+    let here = Resource::ALL.into_iter().filter(|resource| resource.group() == GROUP);
+    let about = here.map(|resource| {
         json!({
             "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
-            "namespaced": true, "kind": resource.kind(),
+            "namespaced": true, "kind": resource.kind(), "shortNames": resource.api().short,
             "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"],
         })
     });
+    let resources: Vec<Value> = about.collect();
     Json(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": API_VERSION,
         "resources": resources,

@@ -8,54 +8,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::apply::{self, Conflict, Manager, Operation};
+use super::kind::Resource;
 use super::lock;
 use super::watch::{Change, Changes, Kind};
 use crate::base::clock::{SharedClock, rfc3339};
-
-/// The API group of everything kept here.
-pub const GROUP: &str = "networking.istio.io";
-/// The API version of everything kept here.
-pub const API_VERSION: &str = "networking.istio.io/v1";
-
-/// A kind of object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
-    /// ServiceEntry.
-    ServiceEntries,
-    /// WorkloadEntry.
-    WorkloadEntries,
-    /// WorkloadGroup.
-    WorkloadGroups,
-}
-
-impl Resource {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::ServiceEntries, Self::WorkloadEntries, Self::WorkloadGroups];
-
-    /// The name in paths, such as `workloadentries`.
-    #[must_use]
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::ServiceEntries => "serviceentries",
-            Self::WorkloadEntries => "workloadentries",
-            Self::WorkloadGroups => "workloadgroups",
-        }
-    }
-
-    /// The kind, such as `WorkloadEntry`.
-    #[must_use]
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::ServiceEntries => "ServiceEntry",
-            Self::WorkloadEntries => "WorkloadEntry",
-            Self::WorkloadGroups => "WorkloadGroup",
-        }
-    }
-
-    pub(super) fn named(plural: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|resource| resource.plural() == plural)
-    }
-}
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -293,7 +249,7 @@ pub(super) fn random_uid() -> String {
 
 fn skeleton(key: &Key, now: SystemTime) -> Value {
     json!({
-        "apiVersion": API_VERSION,
+        "apiVersion": key.resource.api_version(),
         "kind": key.resource.kind(),
         "metadata": {
             "name": key.name,

@@ -1,6 +1,7 @@
 //! The mesh as its clients see it: over TLS, with the generated clients.
 
 mod kube;
+mod picture;
 mod watch;
 mod xds;
 

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::Refusal;
-use super::store::{API_VERSION, Key, Objects, Resource};
+use super::kind::Resource;
+use super::store::{Key, Objects};
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +209,10 @@ impl Watcher {
     fn bookmark(&self) -> String {
         let kind = self.scope.resource.kind();
         let metadata = json!({"resourceVersion": self.revision.to_string()});
-        line("BOOKMARK", &json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata}))
+        line(
+            "BOOKMARK",
+            &json!({"kind": kind, "apiVersion": self.scope.resource.api_version(), "metadata": metadata}),
+        )
     }
 }
 
