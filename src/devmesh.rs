@@ -26,6 +26,7 @@ mod registration;
 mod resources;
 mod seen;
 mod store;
+mod subscription;
 mod tls;
 mod token;
 mod watch;
@@ -54,10 +55,12 @@ pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 pub use workload_api::WorkloadApi;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{DistinguishedName, DnType, KeyPair};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -91,9 +94,10 @@ pub struct Options {
     pub max_ttl: Duration,
     /// True: an intermediate signs, and is part of every chain.
     pub intermediate: bool,
-    /// Where istiod listens; port 0 for one of the system's choice. Loopback only.
+    /// Where istiod listens; port 0 for one of the system's choice. A loopback or
+    /// a private address.
     pub listen: SocketAddr,
-    /// Where the Kubernetes API listens. Loopback only.
+    /// Where the Kubernetes API listens, likewise.
     pub kube_listen: SocketAddr,
     /// What workloads ask of their callers where no PeerAuthentication says it.
     pub mutual_tls: MutualTls,
@@ -153,8 +157,10 @@ pub enum MeshError {
         source: std::io::Error,
     },
     /// Tokens and certificates of this mesh are for everyone who can reach it.
-    #[error("{0} is not a loopback address: the development mesh is for this machine alone")]
-    NotLoopback(SocketAddr),
+    #[error(
+        "{0} is neither a loopback nor a private address: the development mesh is not for others"
+    )]
+    Public(SocketAddr),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
@@ -231,7 +237,7 @@ impl Mesh {
     /// Starts a mesh.
     ///
     /// # Errors
-    /// When a port or a certificate cannot be had, or an address is not loopback.
+    /// When a port or a certificate cannot be had, or an address is public.
     pub async fn start(options: Options) -> Result<Self, MeshError> {
         let grpc = listen(options.listen).await?;
         let api = listen(options.kube_listen).await?;
@@ -367,6 +373,25 @@ impl Mesh {
     #[must_use]
     pub fn admin_token(&self) -> &str {
         self.state.tokens.admin()
+    }
+
+    /// A kubeconfig of the Kubernetes API's administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        let roots = STANDARD.encode(self.root_pem());
+        let server = format!("https://{}", self.kube_address);
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "devmesh",
+            "clusters": [{
+                "name": "devmesh",
+                "cluster": {"server": server, "certificate-authority-data": roots},
+            }],
+            "users": [{"name": "admin", "user": {"token": self.admin_token()}}],
+            "contexts": [{"name": "devmesh", "context": {"cluster": "devmesh", "user": "admin"}}],
+        });
+        format!("{config:#}\n")
     }
 
     /// Refuses the account's tokens from now on, as when it is deleted.
@@ -583,22 +608,34 @@ impl State {
         &self,
     ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>), MeshError> {
         let authorities = lock(&self.authorities).clone();
-        let istiod =
-            tls::Identity { names: &[ISTIOD, "localhost", "127.0.0.1"], protocols: &["h2"] };
-        let kubernetes = tls::Identity {
-            names: &["kubernetes.default.svc", "kubernetes", "localhost", "127.0.0.1"],
-            protocols: &["h2", "http/1.1"],
+        let make = |names: &[&str], address: SocketAddr, protocols| {
+            let address = address.ip().to_string();
+            let mut names = names.to_vec();
+            names.extend(["localhost", "127.0.0.1"]);
+            names.extend(Some(address.as_str()).filter(|address| *address != "127.0.0.1"));
+            let identity = tls::Identity { names: &names, protocols };
+            tls::settings(&authorities, identity, &self.options.clock)
         };
-        let make = |identity| tls::settings(&authorities, identity, &self.options.clock);
-        Ok((make(&istiod)?, make(&kubernetes)?))
+        let istiod = make(&[ISTIOD], self.options.listen, &["h2"])?;
+        let names = ["kubernetes.default.svc", "kubernetes"];
+        let kubernetes = make(&names, self.options.kube_listen, &["h2", "http/1.1"])?;
+        Ok((istiod, kubernetes))
     }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, MeshError> {
-    if !address.ip().is_loopback() {
-        return Err(MeshError::NotLoopback(address));
+    if !is_near(address.ip()) {
+        return Err(MeshError::Public(address));
     }
     TcpListener::bind(address).await.map_err(|source| MeshError::Listen { address, source })
+}
+
+/// Loopback, and networks that are not routed in the Internet (RFC 1918, RFC 4193).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Act, Refusal};
 use super::discovery::{core_resources, core_versions, group_versions, groups, resources, version};
 use super::faults::{Fault, Service};
-use super::kind::{API_VERSION, GROUP, Resource};
+use super::kind::{GROUP, Resource};
 use super::seen::{SeenCall, record};
 use super::store::{Key, Preconditions, Write, WriteRefusal};
 use super::tls::Peer;
@@ -26,8 +26,17 @@ use super::{State, csr};
 use crate::base::clock::{http_date, rfc3339};
 
 pub(super) fn router(state: Arc<State>) -> Router {
-    let group = "/apis/networking.istio.io/v1";
-    Router::new()
+    let mut routes = Router::new();
+    for group in ["/apis/networking.istio.io/v1", "/apis/security.istio.io/v1"] {
+        routes = routes
+            .route(&format!("{group}/{{plural}}"), get(list_all))
+            .route(&format!("{group}/namespaces/{{namespace}}/{{plural}}"), get(list).post(create))
+            .route(
+                &format!("{group}/namespaces/{{namespace}}/{{plural}}/{{name}}"),
+                get(read).patch(apply).put(update).delete(remove),
+            );
+    }
+    routes
         .route("/version", get(version))
         .route("/readyz", get(|| async { "ok" }))
         .route("/livez", get(|| async { "ok" }))
@@ -36,13 +45,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/api/v1", get(core_resources))
         .route("/apis", get(groups))
         .route("/apis/networking.istio.io", get(group_versions))
-        .route(group, get(resources))
-        .route(&format!("{group}/{{plural}}"), get(list_all))
-        .route(&format!("{group}/namespaces/{{namespace}}/{{plural}}"), get(list).post(create))
-        .route(
-            &format!("{group}/namespaces/{{namespace}}/{{plural}}/{{name}}"),
-            get(read).patch(apply).put(update).delete(remove),
-        )
+        .route("/apis/networking.istio.io/v1", get(resources))
         .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
         .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
         .merge(csr::router())
@@ -117,7 +120,7 @@ pub(super) fn authorize(state: &State, user: &User, act: &Act<'_>) -> Result<(),
 }
 
 fn act<'a>(verb: &'static str, resource: Resource, namespace: &'a str, name: &'a str) -> Act<'a> {
-    Act { verb, plural: resource.plural(), group: GROUP, namespace, name }
+    Act { verb, plural: resource.plural(), group: resource.group(), namespace, name }
 }
 
 fn resource(plural: &str) -> Result<Resource, Refusal> {
@@ -169,7 +172,7 @@ fn listed(
     let items = state.objects.list(resource, Some(namespace).filter(|name| !name.is_empty()));
     let items: Vec<Value> = items.into_iter().filter(|item| scope.has(item)).collect();
     Ok(Json(json!({
-        "apiVersion": API_VERSION,
+        "apiVersion": resource.api_version(),
         "kind": format!("{}List", resource.kind()),
         "metadata": {"resourceVersion": state.objects.revision().to_string()},
         "items": items,
@@ -276,10 +279,11 @@ fn object(body: &str, key: &Key) -> Result<Value, Refusal> {
     let object = parse(body)?;
     let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("/apiVersion"), text("/kind"));
-    if version != API_VERSION || kind != key.resource.kind() {
+    let expected = key.resource.api_version();
+    if version != expected || kind != key.resource.kind() {
         let words = format!(
             "the object provided is unrecognized: found {kind:?} of {version:?}, expected {:?} of \
-             {API_VERSION:?}",
+             {expected:?}",
             key.resource.kind()
         );
         return Err(Refusal::bad_request(&words));

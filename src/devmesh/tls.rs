@@ -47,7 +47,7 @@ pub(super) struct Identity<'a> {
 /// The settings of a server under the authorities of now.
 pub(super) fn settings(
     authorities: &Authorities,
-    identity: &Identity<'_>,
+    identity: Identity<'_>,
     clock: &SharedClock,
 ) -> Result<Arc<ServerConfig>, MeshError> {
     let mut roots = rustls::RootCertStore::empty();
