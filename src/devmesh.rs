@@ -4,6 +4,7 @@
 //! It is for trying out and for tests (feature `devmesh`); no line of it is in the shipped agent.
 //! Faults can be switched on while it runs.
 
+mod admin;
 mod ads;
 mod answer;
 mod apply;
@@ -24,6 +25,7 @@ mod policy;
 mod proxy;
 mod registration;
 mod resources;
+mod rotation;
 mod seen;
 mod store;
 mod subscription;
@@ -75,8 +77,9 @@ use crate::proto::nds::NameInfo;
 use catalog::Catalog;
 use ledger::Denied;
 use pki::{Authorities, Authority, DAY, Order};
+use rotation::Servers;
 use store::Key;
-use tls::{Door, Settings};
+use tls::Door;
 use token::{Account, Claims, Tokens};
 
 /// What kind of mesh it shall be. The default is istiod's.
@@ -99,6 +102,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where the Kubernetes API listens, likewise.
     pub kube_listen: SocketAddr,
+    /// Where the administrator's door is, if there is one: plain HTTP.
+    pub admin_listen: Option<SocketAddr>,
     /// What workloads ask of their callers where no PeerAuthentication says it.
     pub mutual_tls: MutualTls,
     /// How long a disconnected machine's entry is left.
@@ -127,6 +132,7 @@ impl Default for Options {
             intermediate: false,
             listen: any,
             kube_listen: any,
+            admin_listen: None,
             mutual_tls: MutualTls::Strict,
             grace: Duration::from_secs(10),
             sweep_every: None,
@@ -226,10 +232,10 @@ impl State {
 /// A running mesh. It ends when it is dropped.
 pub struct Mesh {
     state: Arc<State>,
-    istiod: Arc<Settings>,
-    kubernetes: Arc<Settings>,
+    servers: Servers,
     address: SocketAddr,
     kube_address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     tasks: Mutex<Tasks>,
 }
 
@@ -246,17 +252,24 @@ impl Mesh {
         };
         let (address, kube_address) =
             (address(&grpc, options.listen)?, address(&api, options.kube_listen)?);
-        let state = State::new(options)?;
+        let admin = match options.admin_listen {
+            Some(wanted) => Some(listen(wanted).await?),
+            None => None,
+        };
+        let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let state = Arc::new(State::new(options)?);
         let (istiod, kubernetes) = state.settings()?;
-        let mesh = Self {
-            state: Arc::new(state),
+        let servers = Servers {
+            state: Arc::clone(&state),
             istiod: Arc::new(Mutex::new(istiod)),
             kubernetes: Arc::new(Mutex::new(kubernetes)),
-            address,
-            kube_address,
-            tasks: Mutex::new(Tasks::new().0),
         };
+        let tasks = Mutex::new(Tasks::new().0);
+        let mesh = Self { state, servers, address, kube_address, admin_address, tasks };
         mesh.serve(grpc, api);
+        if let Some(listener) = admin {
+            mesh.open_admin(listener);
+        }
         Ok(mesh)
     }
 
@@ -267,12 +280,12 @@ impl Mesh {
             .add_service(ads::service(Arc::clone(state), tasks.clone()));
         let istiod = Door {
             listener: grpc,
-            settings: Arc::clone(&self.istiod),
+            settings: Arc::clone(&self.servers.istiod),
             router: services.prepare().into_axum_router(),
         };
         let kubernetes = Door {
             listener: api,
-            settings: Arc::clone(&self.kubernetes),
+            settings: Arc::clone(&self.servers.kubernetes),
             router: kube::router(Arc::clone(state)),
         };
         for (name, door) in [("devmesh-istiod", istiod), ("devmesh-kubernetes", kubernetes)] {
@@ -287,6 +300,18 @@ impl Mesh {
                 }
             });
         }
+    }
+
+    /// The administrator's door is open for as long as the first services run.
+    fn open_admin(&self, listener: TcpListener) {
+        let tasks = lock(&self.tasks).clone();
+        let router =
+            admin::router(admin::Door { servers: self.servers.clone(), tasks: tasks.clone() });
+        tasks.spawn("devmesh-admin", async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::warn!(%error, "The administrator's door is shut.");
+            }
+        });
     }
 
     /// Goes away: nobody listens, and every connection breaks.
@@ -320,6 +345,12 @@ impl Mesh {
         self.address
     }
 
+    /// The administrator's door, where there is one.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
     /// The Kubernetes API's address.
     #[must_use]
     pub fn kube_address(&self) -> SocketAddr {
@@ -338,10 +369,8 @@ impl Mesh {
     /// # Errors
     /// When the root cannot be made.
     pub fn rotate_root(&self) -> Result<(), MeshError> {
-        let options = &self.state.options;
-        let new = Authority::new("devmesh", options.clock.now(), options.intermediate)?;
-        lock(&self.state.authorities).rotate(new);
-        self.renew_servers()
+        self.servers.introduce()?;
+        self.servers.promote()
     }
 
     /// Only the newest root is left; the servers show certificates of it. New connections with
@@ -351,14 +380,7 @@ impl Mesh {
     /// When the servers' certificates cannot be made.
     pub fn retire_old_roots(&self) -> Result<(), MeshError> {
         lock(&self.state.authorities).retire();
-        self.renew_servers()
-    }
-
-    fn renew_servers(&self) -> Result<(), MeshError> {
-        let (istiod, kubernetes) = self.state.settings()?;
-        *lock(&self.istiod) = istiod;
-        *lock(&self.kubernetes) = kubernetes;
-        Ok(())
+        self.servers.renew()
     }
 
     /// A token of a service account; one with a life of zero has expired.
@@ -378,7 +400,8 @@ impl Mesh {
     /// A kubeconfig of the Kubernetes API's administrator.
     #[must_use]
     pub fn kubeconfig(&self) -> String {
-        let roots = STANDARD.encode(self.root_pem());
+        let roots = lock(&self.state.authorities).kubernetes.root_pem();
+        let roots = STANDARD.encode(roots);
         let server = format!("https://{}", self.kube_address);
         let config = json!({
             "apiVersion": "v1",
@@ -608,17 +631,18 @@ impl State {
         &self,
     ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>), MeshError> {
         let authorities = lock(&self.authorities).clone();
-        let make = |names: &[&str], address: SocketAddr, protocols| {
+        let Authorities { serving, kubernetes, .. } = &authorities;
+        let make = |authority, names: &[&str], address: SocketAddr, protocols| {
             let address = address.ip().to_string();
             let mut names = names.to_vec();
             names.extend(["localhost", "127.0.0.1"]);
             names.extend(Some(address.as_str()).filter(|address| *address != "127.0.0.1"));
             let identity = tls::Identity { names: &names, protocols };
-            tls::settings(&authorities, identity, &self.options.clock)
+            tls::settings((&authorities, authority), identity, &self.options.clock)
         };
-        let istiod = make(&[ISTIOD], self.options.listen, &["h2"])?;
+        let istiod = make(serving, &[ISTIOD], self.options.listen, &["h2"])?;
         let names = ["kubernetes.default.svc", "kubernetes"];
-        let kubernetes = make(&names, self.options.kube_listen, &["h2", "http/1.1"])?;
+        let kubernetes = make(kubernetes, &names, self.options.kube_listen, &["h2", "http/1.1"])?;
         Ok((istiod, kubernetes))
     }
 }

@@ -85,6 +85,7 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     let mesh = Mesh::start(Options {
         listen: at(serve.istiod_port),
         kube_listen: at(serve.kube_port),
+        admin_listen: Some(at(serve.admin_port)),
         trust_domain: serve.trust_domain,
         default_ttl: serve.cert_ttl,
         intermediate: serve.intermediate,
@@ -103,6 +104,7 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
         "istiod": mesh.address().to_string(),
         "kubernetes": format!("https://{}", mesh.kube_address()),
         "kubeconfig": kubeconfig,
+        "admin": mesh.admin_address().map(|address| format!("http://{address}")),
     });
     writeln!(std::io::stdout(), "{about}")?;
     tokio::select! {

@@ -72,6 +72,11 @@ impl Ledger {
         self.pages.subscribe()
     }
 
+    /// Wakes those who look: something beside the ledger has changed.
+    pub(super) fn touch(&self) {
+        self.pages.send_modify(|_| ());
+    }
+
     /// Notes a stream, and returns its number.
     pub(super) fn open(&self, stream: Stream) -> u64 {
         let mut number = 0;

@@ -105,8 +105,10 @@ impl Authority {
 pub(super) struct Authorities {
     /// Signs workloads' certificates.
     pub(super) signing: Arc<Authority>,
-    /// Has signed the servers' certificates.
+    /// Has signed istiod's certificate.
     pub(super) serving: Arc<Authority>,
+    /// Has signed the Kubernetes API's certificate.
+    pub(super) kubernetes: Arc<Authority>,
     /// All that are trusted, the newest first.
     pub(super) trusted: Vec<Arc<Authority>>,
 }
@@ -114,17 +116,34 @@ pub(super) struct Authorities {
 impl Authorities {
     pub(super) fn new(first: Authority) -> Self {
         let first = Arc::new(first);
-        Self { signing: Arc::clone(&first), serving: Arc::clone(&first), trusted: vec![first] }
+        Self {
+            signing: Arc::clone(&first),
+            serving: Arc::clone(&first),
+            kubernetes: Arc::clone(&first),
+            trusted: vec![first],
+        }
     }
 
-    /// A new root signs from now on; servers stay with the old one, and all are trusted.
-    pub(super) fn rotate(&mut self, new: Authority) {
-        self.signing = Arc::new(new);
-        self.trusted.insert(0, Arc::clone(&self.signing));
+    /// A new root is trusted beside the others.
+    pub(super) fn introduce(&mut self, new: Authority) {
+        self.trusted.insert(0, Arc::new(new));
     }
 
-    /// Only the newest root is left, for everything.
+    /// The newest root signs from now on; servers stay with the old one.
+    pub(super) fn promote(&mut self) {
+        if let Some(newest) = self.trusted.first() {
+            self.signing = Arc::clone(newest);
+        }
+    }
+
+    /// Only the signing root is left, for everything.
     pub(super) fn retire(&mut self) {
+        self.retire_for_workloads();
+        self.kubernetes = Arc::clone(&self.signing);
+    }
+
+    /// Only the signing root is left, but the Kubernetes API keeps its own.
+    pub(super) fn retire_for_workloads(&mut self) {
         self.serving = Arc::clone(&self.signing);
         self.trusted = vec![Arc::clone(&self.signing)];
     }
