@@ -4,6 +4,7 @@
 //! It is for trying out and for tests (feature `devmesh`); no line of it is in the shipped agent.
 //! Faults can be switched on while it runs.
 
+mod accounts;
 mod admin;
 mod ads;
 mod answer;
@@ -18,6 +19,7 @@ mod join;
 mod kind;
 mod kube;
 mod ledger;
+mod patch;
 mod permissions;
 mod picture;
 mod pki;
@@ -25,10 +27,15 @@ mod policy;
 mod proxy;
 mod registration;
 mod resources;
+mod rest;
 mod rotation;
+mod schema;
 mod seen;
+mod selector;
 mod store;
 mod subscription;
+mod table;
+mod target;
 mod tls;
 mod token;
 mod watch;
@@ -74,6 +81,7 @@ use crate::base::clock::{self, SharedClock};
 use crate::base::tasks::Tasks;
 use crate::identity::{SpiffeIdError, TrustDomain};
 use crate::proto::nds::NameInfo;
+use answer::Refusal;
 use catalog::Catalog;
 use ledger::Denied;
 use pki::{Authorities, Authority, DAY, Order};
@@ -198,6 +206,8 @@ pub(crate) struct State {
     objects: Objects,
     /// What was read from the objects last, and at which revision.
     catalog: Mutex<(u64, Arc<Catalog>)>,
+    /// Counts what changes for some proxy.
+    configured: Sender<u64>,
     ledger: ledger::Ledger,
     permissions: permissions::Permissions,
     requests: csr::Requests,
@@ -220,6 +230,25 @@ impl State {
             *cached = (revision, Arc::new(Catalog::read(&self.objects)));
         }
         Arc::clone(&cached.1)
+    }
+
+    /// Gives a namespace what each has.
+    fn found(&self, namespace: &str) {
+        let place = Key::new(Resource::Namespaces, "", namespace);
+        let active = json!({"phase": "Active"});
+        let _exists = self.objects.modify(&place, |object| {
+            if let Some(object) = object.as_object_mut() {
+                object.insert("status".to_owned(), active);
+            }
+        });
+        self.objects.put(Resource::ServiceAccounts, namespace, "default", json!({}));
+    }
+
+    /// An error when an object does not exist, in a mesh that has namespaces at all.
+    fn known(&self, resource: Resource, namespace: &str, name: &str) -> Result<(), Refusal> {
+        let exists = self.objects.get(resource, namespace, name).is_some()
+            || self.objects.list(Resource::Namespaces, None).is_empty();
+        if exists { Ok(()) } else { Err(Refusal::not_found(resource, name)) }
     }
 
     /// Notes that somebody did not get what they asked for.
@@ -291,6 +320,7 @@ impl Mesh {
         for (name, door) in [("devmesh-istiod", istiod), ("devmesh-kubernetes", kubernetes)] {
             tasks.spawn(name, tls::serve(door, Arc::clone(state), tasks.clone()));
         }
+        tasks.spawn("devmesh-configuration", ads::follow(Arc::clone(state)));
         if let Some(every) = state.options.sweep_every {
             let state = Arc::clone(state);
             tasks.spawn("devmesh-sweep", async move {
@@ -469,6 +499,14 @@ impl Mesh {
         self.state.objects.clone()
     }
 
+    /// Adds a namespace. A mesh without any takes objects of every namespace.
+    pub fn add_namespace(&self, name: &str) {
+        if self.state.objects.get(Resource::Namespaces, "", name).is_none() {
+            self.state.objects.put(Resource::Namespaces, "", name, json!({}));
+            self.state.found(name);
+        }
+    }
+
     /// Adds a WorkloadGroup, `namespace/name`, whose template's service account has the group's
     /// name. Others are put with [`Objects::put`].
     pub fn add_group(&self, group: &str) {
@@ -617,6 +655,7 @@ impl State {
             names: Mutex::default(),
             objects: Objects::new(Arc::clone(&options.clock)),
             catalog: Mutex::default(),
+            configured: Sender::default(),
             ledger: ledger::Ledger::default(),
             permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use vm_agent::base::fsio;
-use vm_agent::devmesh::{Mesh, MutualTls, Options, write_join_directory};
+use vm_agent::devmesh::{Mesh, MutualTls, Options, Resource, write_join_directory};
 
 /// A small control plane to try vm-agent with. Nothing of it is for production.
 #[derive(Parser)]
@@ -97,6 +97,9 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     .await?;
     let kubeconfig = serve.state.join("kubeconfig");
     fsio::replace(&kubeconfig, mesh.kubeconfig().as_bytes(), fsio::SECRET)?;
+    for namespace in ["default", "istio-system"] {
+        mesh.add_namespace(namespace);
+    }
     for (group, directory) in &serve.join {
         join_directory(&mesh, group, directory)?;
     }
@@ -117,6 +120,8 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
 
 fn join_directory(mesh: &Mesh, group: &str, directory: &Path) -> anyhow::Result<()> {
     let (namespace, name) = group.split_once('/').unwrap_or(("default", group));
+    mesh.add_namespace(namespace);
+    mesh.objects().put(Resource::ServiceAccounts, namespace, name, serde_json::json!({}));
     mesh.add_group(group);
     mesh.grant(namespace, name);
     write_join_directory(directory, &mesh.join_spec(namespace, name, name))?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use prost_types::Any;
@@ -38,6 +39,22 @@ pub(super) fn service(
 pub(super) struct Service {
     state: Arc<State>,
     tasks: Tasks,
+}
+
+/// Wakes the streams when the objects mean something else than before; changes that come in quick
+/// succession are one.
+pub(super) async fn follow(state: Arc<State>) {
+    let mut objects = state.objects.changed();
+    let mut known = state.catalog();
+    while objects.changed().await.is_ok() {
+        tokio::time::sleep(DEBOUNCE).await;
+        objects.mark_unchanged();
+        let now = state.catalog();
+        if now != known {
+            known = now;
+            state.configured.send_modify(|count| *count += 1);
+        }
+    }
 }
 
 /// What both flavours' requests have.
@@ -104,7 +121,7 @@ impl Service {
             say,
             responses,
         };
-        let (pushes, objects) = (self.state.pushes.subscribe(), self.state.objects.changed());
+        let (pushes, objects) = (self.state.pushes.subscribe(), self.state.configured.subscribe());
         let requests = request.into_inner();
         self.tasks.spawn("devmesh-stream", async move {
             let end = conversation.run(requests, read, (pushes, objects)).await;
@@ -383,6 +400,8 @@ impl AggregatedDiscoveryService for Service {
 
 /// What a refusal of this service is about.
 const CONFIGURATION: &str = "configuration";
+/// istiod waits as long for further changes.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Responses that a slow proxy may leave unread before the mesh waits for it.
 const QUEUE: usize = 16;
 /// No protocol buffer: a field of the wire type 7, which does not exist.

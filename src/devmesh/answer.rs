@@ -46,6 +46,38 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message, None)
     }
 
+    /// An object that does not fit its kind, with the causes of the details.
+    pub(super) fn unfit(resource: Resource, name: &str, causes: &[Value]) -> Self {
+        let text = |cause: &Value, key: &str| {
+            cause.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let all: Vec<String> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message")))
+            .collect();
+        let all = if let [only] = all.as_slice() {
+            only.clone()
+        } else {
+            format!("[{}]", all.join(", "))
+        };
+        let kind = resource.full_kind();
+        let words = format!("{kind} {name:?} is invalid: {all}");
+        let details = json!({
+            "name": name, "group": resource.group(), "kind": resource.kind(), "causes": causes,
+        });
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &words, Some(details))
+    }
+
+    pub(super) fn method() -> Self {
+        let words = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", words, Some(json!({})))
+    }
+
+    /// Its words.
+    pub(super) fn message(&self) -> &str {
+        self.body.get("message").and_then(Value::as_str).unwrap_or_default()
+    }
+
     pub(super) fn no_such_path() -> Self {
         let words = "the server could not find the requested resource";
         Self::new(StatusCode::NOT_FOUND, "NotFound", words, Some(json!({})))
@@ -53,7 +85,8 @@ impl Refusal {
 
     pub(super) fn media_type() -> Self {
         let words = "the body of the request was in an unknown format - accepted media types \
-                     include: application/apply-patch+yaml";
+                     include: application/json-patch+json, application/merge-patch+json, \
+                     application/apply-patch+yaml";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words, None)
     }
 

@@ -193,8 +193,20 @@ fn fields(object: &Value) -> BTreeMap<Path, Value> {
             found.insert(vec!["metadata".to_owned(), head.to_owned(), key.clone()], value.clone());
         }
     }
-    for (key, value) in object.get("spec").and_then(Value::as_object).into_iter().flatten() {
-        let path = vec!["spec".to_owned(), key.clone()];
+    // A spec, or whatever kinds without one have in its place.
+    let body = object.as_object().into_iter().flatten();
+    let body = body.filter(|(key, _)| !APART.contains(&key.as_str()));
+    let (deep, flat): (Vec<_>, Vec<_>) =
+        body.partition(|(_, value)| value.as_object().is_some_and(|map| !map.is_empty()));
+    for (head, value) in flat {
+        found.insert(vec![head.clone()], value.clone());
+    }
+    let inner = |(head, value)| Value::as_object(value).map(|map| (head, map));
+    let inner = deep.into_iter().filter_map(inner);
+    for (head, key, value) in
+        inner.flat_map(|(head, map)| map.iter().map(move |(key, value)| (head, key, value)))
+    {
+        let path = vec![head.clone(), key.clone()];
         match value.as_object().filter(|map| !map.is_empty()) {
             Some(map) => found.extend(map.iter().map(|(inner, value)| {
                 let mut path = path.clone();
@@ -307,3 +319,6 @@ fn dotted(path: &[String]) -> String {
     // Keys with dots in them are written as the API server writes them all: with a dot before.
     path.iter().map(|key| format!(".{key}")).collect()
 }
+
+/// What is not owned field by field.
+const APART: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];

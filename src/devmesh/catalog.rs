@@ -15,7 +15,7 @@ use super::store::Objects;
 use crate::identity::TrustDomain;
 
 /// All that proxies are configured from, at one revision.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Catalog {
     /// Sorted by host; one for each host.
     pub(super) services: Vec<Service>,
@@ -23,7 +23,7 @@ pub(super) struct Catalog {
 }
 
 /// A name that can be called.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Service {
     /// The ServiceEntry's namespace.
     pub(super) namespace: String,
@@ -71,7 +71,7 @@ pub(super) enum Resolution {
 }
 
 /// Something that answers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// Its WorkloadEntry, `namespace/name`; `None` for one that a ServiceEntry lists itself.
     pub(super) entry: Option<String>,
@@ -93,10 +93,16 @@ pub(super) struct Endpoint {
 impl Catalog {
     /// What the objects say now. An object that cannot be understood is left out and logged.
     pub(super) fn read(objects: &Objects) -> Self {
-        let entries = objects.list(Resource::WorkloadEntries, None);
+        let found = objects.list(Resource::ServiceEntries, None);
+        // Where nothing is called, thousands of entries need not be read.
+        let entries = if found.is_empty() {
+            Vec::new()
+        } else {
+            objects.list(Resource::WorkloadEntries, None)
+        };
         let entries: Vec<Endpoint> = entries.iter().filter_map(workload).collect();
         let mut services = BTreeMap::new();
-        for object in objects.list(Resource::ServiceEntries, None) {
+        for object in found {
             for service in services_of(&object, &entries) {
                 services.entry(service.host.clone()).or_insert(service);
             }

@@ -30,7 +30,7 @@ pub(super) enum Action {
 }
 
 /// An AuthorizationPolicy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     pub(super) namespace: String,
     pub(super) name: String,
@@ -41,7 +41,7 @@ pub(super) struct Policy {
 
 /// A rule of a policy: it holds when one of the sources and one of the operations hold. An empty
 /// list holds always.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Rule {
     from: Vec<From>,
@@ -58,20 +58,20 @@ impl Rule {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct From {
     source: Source,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct To {
     operation: Operation,
 }
 
 /// Who calls. Each text may begin or end with `*`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct Source {
     /// Such as `cluster.local/ns/vms/sa/client`.
@@ -82,7 +82,7 @@ pub(super) struct Source {
 }
 
 /// What is called.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct Operation {
     pub(super) paths: Vec<String>,
@@ -94,7 +94,7 @@ pub(super) struct Operation {
 }
 
 /// A port, which policies write as a text.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct PortText(pub(super) u16);
 
@@ -107,13 +107,13 @@ impl TryFrom<String> for PortText {
 }
 
 /// All policies.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Policies {
     pub(super) authorization: Vec<Policy>,
     authentication: Vec<Authentication>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Authentication {
     namespace: String,
     selector: BTreeMap<String, String>,

@@ -52,6 +52,13 @@ pub(super) enum Write<'a> {
     Update { manager: &'a str },
 }
 
+/// Whether something is done, or only tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    Dry,
+    Really,
+}
+
 /// The objects. Clones are the same objects.
 #[derive(Clone)]
 pub struct Objects {
@@ -117,10 +124,12 @@ impl Objects {
     /// labels and annotations, and its spec.
     pub fn put(&self, resource: Resource, namespace: &str, name: &str, object: Value) {
         let key = Key::new(resource, namespace, name);
-        let create = self.write(&key, object.clone(), &Write::Create { manager: "kubectl" });
+        let create = Write::Create { manager: "kubectl" };
+        let create = self.write(&key, object.clone(), &create, Commit::Really);
         if create.is_err() {
             // It exists; an update without a version always fits.
-            drop(self.write(&key, object, &Write::Update { manager: "kubectl" }));
+            let update = Write::Update { manager: "kubectl" };
+            drop(self.write(&key, object, &update, Commit::Really));
         }
     }
 
@@ -128,6 +137,15 @@ impl Objects {
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
         let key = Key::new(resource, namespace, name);
         self.remove(&key, &Preconditions::default()).unwrap_or_default()
+    }
+
+    /// Removes all objects of a namespace.
+    pub(super) fn empty(&self, namespace: &str) {
+        let keys: Vec<Key> = lock(&self.kept).objects.keys().cloned().collect();
+        for key in keys.iter().filter(|key| key.namespace == namespace) {
+            // Somebody else may have removed it meanwhile.
+            drop(self.remove(key, &Preconditions::default()));
+        }
     }
 
     /// Removes an object that is as expected, and returns it.
@@ -192,6 +210,7 @@ impl Objects {
         key: &Key,
         wanted: Value,
         how: &Write<'_>,
+        commit: Commit,
     ) -> Result<(Value, bool), WriteRefusal> {
         let mut kept = lock(&self.kept);
         let live = kept.objects.get(key);
@@ -227,9 +246,12 @@ impl Objects {
             let before = live.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(1);
             before + u64::from(live.get("spec") != written.get("spec"))
         });
-        kept.revision += 1;
         let mut written = written;
         stamp(&mut written, "generation", json!(generation));
+        if commit == Commit::Dry {
+            return Ok((written, created));
+        }
+        kept.revision += 1;
         stamp(&mut written, "resourceVersion", json!(kept.revision.to_string()));
         kept.objects.insert(key.clone(), written.clone());
         let kind = if created { Kind::Added } else { Kind::Modified };
@@ -248,16 +270,19 @@ pub(super) fn random_uid() -> String {
 }
 
 fn skeleton(key: &Key, now: SystemTime) -> Value {
-    json!({
+    let mut object = json!({
         "apiVersion": key.resource.api_version(),
         "kind": key.resource.kind(),
         "metadata": {
             "name": key.name,
-            "namespace": key.namespace,
             "uid": random_uid(),
             "creationTimestamp": rfc3339(now),
         },
-    })
+    });
+    if !key.namespace.is_empty() {
+        stamp(&mut object, "namespace", json!(key.namespace));
+    }
+    object
 }
 
 fn stamp(object: &mut Value, field: &str, value: Value) {

@@ -86,6 +86,11 @@ impl Tokens {
         lock(&self.deleted).insert(account);
     }
 
+    /// The account exists anew.
+    pub(super) fn revive(&self, account: &Account) {
+        lock(&self.deleted).remove(account);
+    }
+
     /// True for `Bearer` with the administrator's token.
     pub(super) fn is_admin(&self, authorization: &str) -> bool {
         authorization.strip_prefix("Bearer ") == Some(self.admin.as_str())
