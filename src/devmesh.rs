@@ -14,6 +14,7 @@ mod catalog;
 mod cloud;
 mod csr;
 mod discovery;
+mod disk;
 mod faults;
 mod join;
 mod kind;
@@ -39,6 +40,7 @@ mod target;
 mod tls;
 mod token;
 mod watch;
+mod wire;
 mod workload_api;
 
 #[cfg(test)]
@@ -46,6 +48,7 @@ mod tests;
 
 pub use cloud::{CloudFault, CloudService, Instance};
 pub use csr::Approval;
+pub use disk::DiskError;
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
 pub use kind::{API_VERSION, GROUP, Resource};
@@ -65,6 +68,7 @@ pub use workload_api::WorkloadApi;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -83,6 +87,7 @@ use crate::identity::{SpiffeIdError, TrustDomain};
 use crate::proto::nds::NameInfo;
 use answer::Refusal;
 use catalog::Catalog;
+use disk::Disk;
 use ledger::Denied;
 use pki::{Authorities, Authority, DAY, Order};
 use rotation::Servers;
@@ -93,6 +98,8 @@ use token::{Account, Claims, Tokens};
 /// What kind of mesh it shall be. The default is istiod's.
 #[derive(Clone)]
 pub struct Options {
+    /// The directory with objects and keys; `None`: they are gone with the mesh.
+    pub state: Option<PathBuf>,
     /// The trust domain of all identities.
     pub trust_domain: String,
     /// The only cluster that a token's bearer may claim to be in.
@@ -132,6 +139,7 @@ impl Default for Options {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
+            state: None,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: "Kubernetes".to_owned(),
             mesh_id: "devmesh".to_owned(),
@@ -175,6 +183,9 @@ pub enum MeshError {
         "{0} is neither a loopback nor a private address: the development mesh is not for others"
     )]
     Public(SocketAddr),
+    /// What the mesh shall remember cannot be had.
+    #[error("cannot remember")]
+    Disk(#[from] DiskError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
@@ -209,6 +220,7 @@ pub(crate) struct State {
     /// Counts what changes for some proxy.
     configured: Sender<u64>,
     ledger: ledger::Ledger,
+    disk: Option<Arc<Disk>>,
     permissions: permissions::Permissions,
     requests: csr::Requests,
     /// Streams per auto-registered entry.
@@ -643,26 +655,48 @@ impl Drop for Mesh {
 impl State {
     fn new(options: Options) -> Result<Self, MeshError> {
         let (now, domain) = (options.clock.now(), options.trust_domain.clone());
-        let first = Authority::new("devmesh", now, options.intermediate)?;
-        Ok(Self {
+        let disk = options.state.as_ref().map(|state| Disk::open(&state.join(DATABASE)));
+        let disk = disk.transpose()?.map(Arc::new);
+        let objects = Objects::new(Arc::clone(&options.clock), disk.clone())?;
+        let kept = |name| disk.as_ref().map_or(Ok(None), |disk| disk.secret(name));
+        let authorities = match kept(AUTHORITIES)? {
+            Some(kept) => Authorities::read(&kept).ok_or_else(|| unreadable(disk.as_ref()))?,
+            None => Authorities::new(Authority::new("devmesh", now, options.intermediate)?),
+        };
+        let secrets = kept(TOKENS)?.unwrap_or_else(Tokens::fresh);
+        let tokens = Tokens::new(&secrets).ok_or_else(|| unreadable(disk.as_ref()))?;
+        if let Some(disk) = &disk {
+            disk.keep(TOKENS, &secrets)?;
+        }
+        let state = Self {
             trust_domain: domain.parse().map_err(|error| MeshError::TrustDomain(domain, error))?,
-            authorities: Mutex::new(Authorities::new(first)),
+            authorities: Mutex::new(authorities),
             stranger: Authority::new("stranger", now, options.intermediate)?,
-            tokens: Tokens::new(),
+            tokens,
             faults: Faults::default(),
             seen: Sender::default(),
             pushes: Sender::default(),
             names: Mutex::default(),
-            objects: Objects::new(Arc::clone(&options.clock)),
+            objects,
             catalog: Mutex::default(),
             configured: Sender::default(),
             ledger: ledger::Ledger::default(),
+            disk,
             permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),
             options,
-        })
+        };
+        state.keep_authorities()?;
+        registration::nobody_is_connected(&state);
+        Ok(state)
+    }
+
+    /// Keeps the authorities as they are now.
+    fn keep_authorities(&self) -> Result<(), DiskError> {
+        let authorities = lock(&self.authorities).write();
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.keep(AUTHORITIES, &authorities))
     }
 
     /// The TLS settings of istiod and of the Kubernetes API.
@@ -686,6 +720,12 @@ impl State {
     }
 }
 
+/// The error of keys that are there and are none.
+fn unreadable(disk: Option<&Arc<Disk>>) -> MeshError {
+    let foreign = disk.map(|disk| disk.unreadable());
+    foreign.map_or(MeshError::Certificate(rcgen::Error::CouldNotParseKeyPair), MeshError::Disk)
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, MeshError> {
     if !is_near(address.ip()) {
         return Err(MeshError::Public(address));
@@ -705,6 +745,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The file in the state's directory.
+const DATABASE: &str = "devmesh.redb";
+/// Names of what is kept beside the objects.
+const AUTHORITIES: &str = "authorities";
+const TOKENS: &str = "tokens";
 /// The name that istiod's certificate carries.
 const ISTIOD: &str = "istiod.istio-system.svc";
 /// Dropping connections takes no time; this is for a machine that swaps.

@@ -154,7 +154,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["config/yaml.rs", "kube/kubeconfig", "devmesh/"]),
     ("sd_notify", &["systemd.rs"]),
     ("sysinfo", &["platform/"]),
-    ("axum", &["status/", "devmesh/"]),
+    ("axum", &["status/", "devmesh.rs", "devmesh/"]),
+    ("redb", &["devmesh/disk.rs"]),
     ("tokio::spawn", &[]),
     ("tracker.spawn", &["base/tasks.rs"]),
     (

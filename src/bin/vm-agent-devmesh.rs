@@ -83,6 +83,7 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     fsio::make_directory(&serve.state, PRIVATE)?;
     let at = |port| SocketAddr::new(serve.listen, port);
     let mesh = Mesh::start(Options {
+        state: Some(serve.state.clone()),
         listen: at(serve.istiod_port),
         kube_listen: at(serve.kube_port),
         admin_listen: Some(at(serve.admin_port)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -30,7 +31,7 @@ async fn token(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
     Path((namespace, name)): Path<(String, String)>,
-    body: String,
+    body: Bytes,
 ) -> Result<Response, Refusal> {
     let plural = "serviceaccounts/token";
     let wanted = Act { verb: "create", plural, group: "", namespace: &namespace, name: &name };
@@ -71,7 +72,7 @@ async fn token(
 async fn review(
     Shared(state): Shared<Arc<State>>,
     Extension(user): Extension<User>,
-    body: String,
+    body: Bytes,
 ) -> Result<Response, Refusal> {
     let mut review = parse(&body)?;
     let spec = review.get("spec").cloned().unwrap_or_default();
@@ -92,7 +93,7 @@ async fn review(
 }
 
 /// Everybody may ask who they are.
-async fn whoami(Extension(user): Extension<User>, body: String) -> Result<Response, Refusal> {
+async fn whoami(Extension(user): Extension<User>, body: Bytes) -> Result<Response, Refusal> {
     let mut review = parse(&body)?;
     let mut groups = vec!["system:authenticated"];
     if user.admin {

@@ -68,6 +68,10 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &words, Some(details))
     }
 
+    pub(super) fn internal(words: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", words, None)
+    }
+
     pub(super) fn method() -> Self {
         let words = "the server does not allow this method on the requested resource";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", words, Some(json!({})))

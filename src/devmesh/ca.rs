@@ -8,6 +8,7 @@ use rcgen::{CertificateSigningRequestParams, KeyPair};
 use tonic::{Request, Response, Status};
 
 use super::faults::{Fault, Service as Which};
+use super::kind::Resource;
 use super::ledger::Issued;
 use super::pki::{self, Authorities, DAY, Order};
 use super::seen::{Proof, SeenCsr, record};
@@ -52,6 +53,9 @@ pub(super) fn caller<T>(state: &State, request: &Request<T>) -> Result<Caller, S
     let now = state.options.clock.now();
     text("authorization")
         .and_then(|bearer| state.tokens.check(bearer, &[ISTIO_AUDIENCE], now))
+        .filter(|account| {
+            state.known(Resource::ServiceAccounts, &account.namespace, &account.name).is_ok()
+        })
         .and_then(|account| {
             let namespace: Namespace = account.namespace.parse().ok()?;
             let name: ServiceAccount = account.name.parse().ok()?;

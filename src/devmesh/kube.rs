@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use super::answer::{Act, Refusal};
 use super::faults::{Fault, Service};
+use super::kind::Resource;
 use super::seen::{SeenCall, record};
 use super::target::Target;
 use super::tls::Peer;
 use super::token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
-use super::{State, accounts, csr, discovery, rest, watch};
+use super::{State, accounts, csr, discovery, rest, watch, wire};
 use crate::base::clock::http_date;
 
 pub(super) fn router(state: Arc<State>) -> Router {
@@ -88,6 +89,7 @@ fn user(state: &State, peer: &Peer, headers: &HeaderMap) -> Option<User> {
     }
     let audiences = [KUBERNETES_AUDIENCE, ISTIO_AUDIENCE];
     let account = state.tokens.check(bearer, &audiences, state.options.clock.now())?;
+    state.known(Resource::ServiceAccounts, &account.namespace, &account.name).ok()?;
     Some(User { name: account.user(), admin: false })
 }
 
@@ -105,12 +107,17 @@ pub(super) fn may(state: &State, user: &User, act: &Act<'_>) -> bool {
     user.admin || state.permissions.allow(&state.objects, &user.name, act)
 }
 
-pub(super) fn parse(body: &str) -> Result<Value, Refusal> {
-    let parsed = serde_json::from_str(body).or_else(|_| serde_saphyr::from_str(body));
-    parsed
-        .ok()
-        .filter(Value::is_object)
-        .ok_or_else(|| Refusal::bad_request("error decoding the body: it is neither JSON nor YAML"))
+pub(super) fn parse(body: &[u8]) -> Result<Value, Refusal> {
+    let text = || std::str::from_utf8(body).ok();
+    let parsed = if wire::is_it(body) {
+        wire::read(body)
+    } else {
+        let json = serde_json::from_slice(body).ok();
+        json.or_else(|| serde_saphyr::from_str(text()?).ok())
+    };
+    let words = "error decoding the body: it is neither JSON nor YAML, nor protocol buffers of a \
+                 known kind";
+    parsed.filter(Value::is_object).ok_or_else(|| Refusal::bad_request(words))
 }
 
 /// Kubernetes' verb of a call, for the record.

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 
 use super::ca::Caller;
+use super::catalog::whose;
 use super::kind::Resource;
 use super::proxy::Proxy;
 use super::seen::{SeenHealth, record};
@@ -142,6 +143,24 @@ pub(super) fn report(state: &State, registered: Option<&Registered>, unhealthy: 
     }
     let entry = registered.map(Registered::path);
     state.see(|seen| record(&mut seen.health, SeenHealth { entry, unhealthy }));
+}
+
+/// After a start nobody is connected, whatever the objects of an earlier run say.
+pub(super) fn nobody_is_connected(state: &State) {
+    let now = nanos(state.options.clock.now());
+    for entry in state.objects.list(Resource::WorkloadEntries, None) {
+        let connected = "/metadata/annotations/istio.io~1connectedAt";
+        if entry.pointer(connected).is_none() {
+            continue;
+        }
+        let (namespace, name) = whose(&entry);
+        let key = Key::new(Resource::WorkloadEntries, namespace, name);
+        // Nobody else changes objects yet.
+        let _there = state.objects.modify(&key, |entry| {
+            unset(entry, "istio.io/connectedAt");
+            set(entry, "istio.io/disconnectedAt", &now);
+        });
+    }
 }
 
 /// Removes the auto-registered entries that have been disconnected for at least the grace time.

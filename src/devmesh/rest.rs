@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Query, State as Shared};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
@@ -15,12 +16,13 @@ use super::catalog::text;
 use super::kind::Resource;
 use super::kube::{User, authorize, parse};
 use super::patch;
-use super::schema::{self, Strictness};
+use super::schema::{self, Extent, Strictness};
 use super::store::{Commit, Key, Preconditions, Write, WriteRefusal};
 use super::target::Target;
 use super::token::Account;
 use super::watch::{self, Scope};
 use super::{State, lock, table};
+use crate::base::trouble::chain;
 
 /// One call.
 struct Call<'a> {
@@ -38,7 +40,7 @@ pub(super) async fn any(
     (method, uri): (Method, Uri),
     Query(options): Query<BTreeMap<String, String>>,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Result<Response, Refusal> {
     let target = Target::read(uri.path()).ok_or_else(Refusal::no_such_path)?;
     let verb = target.verb(&method, &options);
@@ -119,7 +121,7 @@ impl Call<'_> {
         self.options.get("fieldManager").map_or("unknown", String::as_str)
     }
 
-    fn create(mut self, body: &str) -> Result<Response, Refusal> {
+    fn create(mut self, body: &[u8]) -> Result<Response, Refusal> {
         let mut object = parse(body)?;
         let name = text(&object, "/metadata/name").to_owned();
         let start = text(&object, "/metadata/generateName").to_owned();
@@ -137,12 +139,12 @@ impl Call<'_> {
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("name".to_owned(), json!(self.target.name));
         }
-        let object = self.fit(object)?;
+        let object = self.fit(object, Extent::Whole)?;
         self.write(object, &Write::Create { manager: self.manager() })
     }
 
-    fn update(&self, body: &str) -> Result<Response, Refusal> {
-        let object = self.fit(parse(body)?)?;
+    fn update(&self, body: &[u8]) -> Result<Response, Refusal> {
+        let object = self.fit(parse(body)?, Extent::Whole)?;
         if self.target.part == "status" {
             let mut live = self.live()?;
             let status = object.get("status").cloned().unwrap_or_default();
@@ -153,7 +155,7 @@ impl Call<'_> {
         self.write(object, &Write::Update { manager: self.manager() })
     }
 
-    fn patch(&self, body: &str) -> Result<Response, Refusal> {
+    fn patch(&self, body: &[u8]) -> Result<Response, Refusal> {
         let media = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media = media.unwrap_or_default().split(';').next().unwrap_or_default();
         let strategic = media == "application/strategic-merge-patch+json";
@@ -165,31 +167,33 @@ impl Call<'_> {
         }
         let mut object = self.live()?;
         if media == "application/json-patch+json" {
+            let body = std::str::from_utf8(body).unwrap_or_default();
             patch::steps(&mut object, body)
                 .map_err(|error| Refusal::bad_request(&error.to_string()))?;
         } else {
             patch::merge(&mut object, &parse(body)?);
         }
-        let object = self.fit(object)?;
+        let object = self.fit(object, Extent::Whole)?;
         self.write(object, &Write::Update { manager: self.manager() })
     }
 
-    fn apply(&self, body: &str) -> Result<Response, Refusal> {
+    fn apply(&self, body: &[u8]) -> Result<Response, Refusal> {
         let manager = self.options.get("fieldManager").map(String::as_str).unwrap_or_default();
         if manager.is_empty() {
             let words = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: \
                          is required for apply patch";
             return Err(Refusal::invalid(words));
         }
-        let object = self.fit(parse(body)?)?;
-        if self.live().is_err() {
+        let extent = if self.live().is_ok() { Extent::Part } else { Extent::Whole };
+        let object = self.fit(parse(body)?, extent)?;
+        if extent == Extent::Whole {
             authorize(self.state, self.user, &self.target.act("create"))?;
         }
         let force = self.options.get("force").is_some_and(|force| force == "true");
         self.write(object, &Write::Apply { manager, force })
     }
 
-    fn delete(&self, body: &str) -> Result<Response, Refusal> {
+    fn delete(&self, body: &[u8]) -> Result<Response, Refusal> {
         let Target { resource, namespace, name, .. } = &self.target;
         let options = if body.is_empty() { Value::Null } else { parse(body)? };
         let text = |path| options.pointer(path).and_then(Value::as_str).map(str::to_owned);
@@ -231,6 +235,7 @@ impl Call<'_> {
             WriteRefusal::Missing => Refusal::not_found(resource, name),
             WriteRefusal::Stale => Refusal::stale(resource, name),
             WriteRefusal::Conflicts(conflicts) => Refusal::conflicts(&conflicts),
+            WriteRefusal::Disk(error) => Refusal::internal(&chain(&error)),
         })?;
         if created && self.commit() == Commit::Really {
             self.born();
@@ -260,7 +265,7 @@ impl Call<'_> {
     }
 
     /// The object, if it fits its path and its kind.
-    fn fit(&self, mut object: Value) -> Result<Value, Refusal> {
+    fn fit(&self, mut object: Value, extent: Extent) -> Result<Value, Refusal> {
         let Target { resource, namespace, name, .. } = &self.target;
         let (version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
         let expected = resource.api_version();
@@ -296,7 +301,7 @@ impl Call<'_> {
         }
         let strict = self.options.get("fieldValidation").is_some_and(|wish| wish == "Strict");
         let strictness = if strict { Strictness::Strict } else { Strictness::Prune };
-        schema::check(*resource, &mut object, strictness)?;
+        schema::check(*resource, &mut object, (strictness, extent))?;
         Ok(object)
     }
 }

@@ -59,6 +59,7 @@ impl Servers {
     }
 
     fn changed(&self) -> Result<(), MeshError> {
+        self.state.keep_authorities()?;
         self.state.ledger.touch();
         self.renew()
     }

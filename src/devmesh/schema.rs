@@ -42,11 +42,18 @@ pub(super) enum Strictness {
     Strict,
 }
 
+/// Whether an object is all of it, or a part that is applied to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Part,
+    Whole,
+}
+
 /// Checks an object's spec, and leaves unknown fields out where they are not refused.
 pub(super) fn check(
     resource: Resource,
     object: &mut Value,
-    strictness: Strictness,
+    (strictness, extent): (Strictness, Extent),
 ) -> Result<(), Refusal> {
     let Some(shape) = shape(resource) else { return Ok(()) };
     let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
@@ -71,7 +78,9 @@ pub(super) fn check(
     }
     let mut causes: Vec<Value> =
         problems.iter().filter(|problem| !is_unknown(problem)).map(Problem::cause).collect();
-    causes.extend(missing(resource, object));
+    if extent == Extent::Whole {
+        causes.extend(missing(resource, object));
+    }
     if causes.is_empty() { Ok(()) } else { Err(Refusal::unfit(resource, &name, &causes)) }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::apply::{self, Conflict, Manager, Operation};
+use super::disk::{Disk, DiskError};
 use super::kind::Resource;
 use super::lock;
 use super::watch::{Change, Changes, Kind};
@@ -43,6 +44,8 @@ pub(super) enum WriteRefusal {
     Stale,
     /// Others own fields that an apply would change.
     Conflicts(Vec<Conflict>),
+    /// It cannot be kept.
+    Disk(DiskError),
 }
 
 /// Who writes, and how.
@@ -65,6 +68,7 @@ pub struct Objects {
     kept: Arc<Mutex<Kept>>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
+    disk: Option<Arc<Disk>>,
 }
 
 #[derive(Default)]
@@ -100,8 +104,27 @@ impl Preconditions {
 }
 
 impl Objects {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        Self { kept: Arc::default(), changed: watch::Sender::default(), clock }
+    /// Those that the disk holds, where there is one. Who watched before has to read again.
+    pub(super) fn new(clock: SharedClock, disk: Option<Arc<Disk>>) -> Result<Self, DiskError> {
+        let (revision, objects) =
+            disk.as_ref().map(|disk| disk.load()).transpose()?.unwrap_or_default();
+        let changes = Changes::since(revision);
+        let kept = Kept { objects: objects.into_iter().collect(), changes, revision };
+        let kept = Arc::new(Mutex::new(kept));
+        Ok(Self { kept, changed: watch::Sender::new(revision), clock, disk })
+    }
+
+    /// Keeps a change on the disk.
+    fn keep(&self, key: &Key, object: Option<&Value>, revision: u64) -> Result<(), DiskError> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.put(key, object, revision))
+    }
+
+    /// As [`Objects::keep`], where nobody waits for an answer.
+    fn try_keep(&self, key: &Key, object: Option<&Value>, revision: u64) {
+        if let Err(error) = self.keep(key, object, revision) {
+            let error = crate::base::trouble::chain(&error);
+            tracing::error!(error, "A change of {} will be forgotten at a restart.", key.path());
+        }
     }
 
     /// An object as the API shows it.
@@ -161,6 +184,7 @@ impl Objects {
         }
         let removed = kept.objects.remove(key);
         kept.revision += 1;
+        self.try_keep(key, None, kept.revision);
         let mut last = removed.clone().unwrap_or_default();
         stamp(&mut last, "resourceVersion", json!(kept.revision.to_string()));
         kept.note(Kind::Deleted, key, last);
@@ -199,6 +223,7 @@ impl Objects {
         *revision += 1;
         stamp(object, "resourceVersion", json!(revision.to_string()));
         let now = object.clone();
+        self.try_keep(key, Some(&now), kept.revision);
         kept.note(Kind::Modified, key, now);
         self.changed.send_replace(kept.revision);
         true
@@ -251,8 +276,10 @@ impl Objects {
         if commit == Commit::Dry {
             return Ok((written, created));
         }
-        kept.revision += 1;
-        stamp(&mut written, "resourceVersion", json!(kept.revision.to_string()));
+        let revision = kept.revision + 1;
+        stamp(&mut written, "resourceVersion", json!(revision.to_string()));
+        self.keep(key, Some(&written), revision).map_err(WriteRefusal::Disk)?;
+        kept.revision = revision;
         kept.objects.insert(key.clone(), written.clone());
         let kind = if created { Kind::Added } else { Kind::Modified };
         kept.note(kind, key, written.clone());

@@ -55,6 +55,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// Of a past that nobody remembers.
+    pub(super) fn since(revision: u64) -> Self {
+        Self { kept: VecDeque::new(), forgotten: revision }
+    }
+
     pub(super) fn add(&mut self, change: Change) {
         self.kept.push_back(change);
         while self.kept.len() > CHANGES {
@@ -116,6 +121,15 @@ impl Scope {
             && self.selector.has(object)
     }
 
+    /// A line that only tells a revision, with this metadata beside it.
+    fn bookmark(&self, revision: u64, mut metadata: Value) -> String {
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("resourceVersion".to_owned(), json!(revision.to_string()));
+        }
+        let (kind, version) = (self.resource.kind(), self.resource.api_version());
+        line("BOOKMARK", &json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
+    }
+
     /// A change of an object as a line.
     fn line(&self, kind: Kind, object: &Value, clock: &SharedClock) -> String {
         if !self.table {
@@ -147,13 +161,21 @@ pub(super) fn follow(
 ) -> Result<Response, Refusal> {
     let number = |name: &str| options.get(name).and_then(|text| text.parse::<u64>().ok());
     let changed = objects.changed();
-    let (start, first) = match number("resourceVersion").filter(|revision| *revision > 0) {
+    // Newer callers read the list from the watch itself, and want to be told where it ends.
+    let whole = options.get("sendInitialEvents").is_some_and(|value| value == "true");
+    let (start, first) = match number("resourceVersion").filter(|at| *at > 0 && !whole) {
         Some(revision) => (revision, String::new()),
         None => {
+            let revision = objects.revision();
             let there = objects.list(scope.resource, None).into_iter();
             let there = there.filter(|object| scope.has(object));
             let lines = there.map(|object| scope.line(Kind::Added, &object, &of.clock));
-            (objects.revision(), lines.collect())
+            let mut lines: String = lines.collect();
+            if whole {
+                let mark = json!({"annotations": {"k8s.io/initial-events-end": "true"}});
+                lines.push_str(&scope.bookmark(revision, mark));
+            }
+            (revision, lines)
         }
     };
     if objects.changes_after(start).is_none() {
@@ -208,22 +230,13 @@ impl Watcher {
                 return Some(lines);
             }
             if newest.is_some() && self.bookmarks {
-                return Some(self.bookmark());
+                return Some(self.scope.bookmark(self.revision, json!({})));
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.ok()?,
                 () = tokio::time::sleep_until(self.end) => return None,
             }
         }
-    }
-
-    fn bookmark(&self) -> String {
-        let kind = self.scope.resource.kind();
-        let metadata = json!({"resourceVersion": self.revision.to_string()});
-        line(
-            "BOOKMARK",
-            &json!({"kind": kind, "apiVersion": self.scope.resource.api_version(), "metadata": metadata}),
-        )
     }
 }
 
