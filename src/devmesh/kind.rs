@@ -10,6 +10,8 @@ pub enum Resource {
     ConfigMaps,
     /// Event; there are never any.
     Events,
+    /// MutatingWebhookConfiguration, which is kept and never called.
+    MutatingWebhookConfigurations,
     /// Namespace.
     Namespaces,
     /// Istio's PeerAuthentication.
@@ -59,10 +61,11 @@ pub(super) enum Scope {
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AuthorizationPolicies,
         Self::ConfigMaps,
         Self::Events,
+        Self::MutatingWebhookConfigurations,
         Self::Namespaces,
         Self::PeerAuthentications,
         Self::RoleBindings,
@@ -82,6 +85,7 @@ impl Resource {
             Self::AuthorizationPolicies => &AUTHORIZATION_POLICIES,
             Self::ConfigMaps => &CONFIG_MAPS,
             Self::Events => &EVENTS,
+            Self::MutatingWebhookConfigurations => &MUTATING_WEBHOOK_CONFIGURATIONS,
             Self::Namespaces => &NAMESPACES,
             Self::PeerAuthentications => &PEER_AUTHENTICATIONS,
             Self::RoleBindings => &ROLE_BINDINGS,
@@ -170,6 +174,14 @@ static EVENTS: Api = Api {
     group: CORE,
     short: &["ev"],
     scope: Scope::Namespaced,
+    columns: &[],
+};
+static MUTATING_WEBHOOK_CONFIGURATIONS: Api = Api {
+    plural: "mutatingwebhookconfigurations",
+    kind: "MutatingWebhookConfiguration",
+    group: ADMISSION,
+    short: &[],
+    scope: Scope::Cluster,
     columns: &[],
 };
 static NAMESPACES: Api = Api {
