@@ -1,11 +1,14 @@
 //! The composition: rooms are made, connected, watched and stopped here, and nowhere else.
 
+mod aftermath;
 mod bearings;
 mod chronicle;
 mod claims;
+mod doors;
 mod facts;
 mod identity;
 mod machine;
+mod owner;
 mod plan;
 mod registration;
 mod reload;
@@ -21,16 +24,19 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub use aftermath::tidy_up;
 pub use machine::{known_machine, machine};
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use reload::Configuration;
-pub use start::StartError;
+pub use start::{StartError, join_proxy_group};
 
 use crate::base::tasks::{Ended, Tasks};
 use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
 use crate::status::{Board, Order};
+use crate::systemd::ServiceManager;
+use crate::xds;
 use signals::Told;
 
 /// A running agent.
@@ -100,14 +106,31 @@ impl Agent {
                     Order::Stop => return Reason::Stop,
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
+                    Order::Undrain => self.proxy.undrain().await,
+                    Order::RestartProxy => self.restart_proxy(),
                     Order::Reload => self.reload(),
                 },
             }
         }
     }
 
-    /// Of two orders in one moment one is enough.
+    /// The proxy is drained and started anew while everything else goes on.
+    fn restart_proxy(&self) {
+        let (proxy, notice) = (self.proxy.clone(), self.notice());
+        self.tasks.spawn("proxy-restart", async move { proxy.restart(notice).await });
+    }
+
+    /// How long the others have to hear that this machine does not take requests: not at all where
+    /// nobody can tell them.
+    fn notice(&self) -> Duration {
+        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
+        let known = self.board.registration.borrow().registered;
+        if told && known { self.leaving.delay } else { Duration::ZERO }
+    }
+
+    /// Of two orders in one moment one is enough. The chronicle tells when it was read.
     fn reload(&self) {
+        ServiceManager.reloading();
         let _full = self.hears.reload.try_send(());
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use answer::{Question, Reply, Transport, answer_packet};
 pub use probe::{Heard, probe};
-pub use server::{Doors, Handle, OpenError, Server};
+pub use server::{Doors, Handle, KeptDoor, OpenError, Server};
 pub use state::DnsState;
 pub use table::Table;
 

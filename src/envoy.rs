@@ -3,10 +3,14 @@
 mod admin;
 mod binary;
 mod bootstrap;
+mod fingerprint;
 mod flavour;
+mod handle;
 mod launch;
 mod leftover;
 mod logs;
+mod note;
+mod output;
 mod process;
 mod supervisor;
 mod user;
@@ -20,9 +24,11 @@ pub use admin::{Page, page};
 pub use binary::{BinaryError, find_binary, version_of};
 pub use bootstrap::{BootstrapInputs, Register, bootstrap};
 pub use flavour::{Build, Flavour, flavour_of};
+pub use handle::Handle;
 pub use launch::{LaunchArgs, LaunchError, launch};
-pub use leftover::living;
-pub use supervisor::{Handle, Supervisor};
+pub use leftover::end_leftover;
+pub use note::living;
+pub use supervisor::Supervisor;
 pub use user::{ProxyUser, UserError, resolve_user};
 
 use crate::base::clock;
@@ -71,7 +77,9 @@ pub enum ProxyPhase {
     Live,
     /// It has its configuration and its workers run.
     Ready,
-    /// It takes no new connections.
+    /// It serves, but was taken out of traffic: others shall go elsewhere.
+    Drained,
+    /// It is on its way out, and serves what is under way.
     Draining,
     /// It ended by itself, and is started again after a pause.
     Backoff,
@@ -81,6 +89,17 @@ pub enum ProxyPhase {
     Stopped,
 }
 
+/// Who started the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyOrigin {
+    /// An earlier agent.
+    Adopted,
+    /// This one.
+    #[default]
+    Started,
+}
+
 /// Envoy at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ProxyState {
@@ -88,10 +107,14 @@ pub struct ProxyState {
     pub phase: ProxyPhase,
     /// Its process.
     pub pid: Option<u32>,
+    /// Who started it.
+    pub origin: ProxyOrigin,
     /// Its version.
     pub version: Option<String>,
-    /// Starts after the first.
+    /// Starts after an end that nobody had asked for.
     pub restarts: u64,
+    /// Starts that somebody asked for.
+    pub ordered_restarts: u64,
     /// When this process was started, RFC 3339.
     #[serde(serialize_with = "clock::serialize_time")]
     pub started_at: Option<SystemTime>,
@@ -104,6 +127,15 @@ pub struct ProxyState {
     pub last_exit: Option<String>,
     /// Why it does not stay up.
     pub trouble: Option<Trouble>,
+}
+
+impl ProxyState {
+    /// Whether it takes what is sent to it, in traffic or not.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        use ProxyPhase::{Drained, Draining, Ready};
+        self.ready_since.is_some() && matches!(self.phase, Ready | Drained | Draining)
+    }
 }
 
 /// What Envoy says of its configuration (its statistics `cluster_manager.cds.*` and

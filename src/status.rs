@@ -35,6 +35,10 @@ pub struct Desk {
 pub enum Order {
     /// Take the proxy out of traffic, and stay.
     Drain,
+    /// Take the proxy back into traffic.
+    Undrain,
+    /// Drain the proxy, and start it anew.
+    RestartProxy,
     /// Read the configuration again.
     Reload,
     /// Drain, then stop.

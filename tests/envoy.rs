@@ -9,16 +9,18 @@
 )]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vm_agent::base::clock;
 use vm_agent::base::tasks::Tasks;
 use vm_agent::envoy::{
-    BootstrapInputs, Config, Handle, ProxyPhase, Register, Supervisor, bootstrap, find_binary,
-    resolve_user, version_of,
+    BootstrapInputs, Config, Handle, ProxyOrigin, ProxyPhase, ProxyState, Register, Supervisor,
+    bootstrap, end_leftover, find_binary, resolve_user, version_of,
 };
 use vm_agent::identity::SpiffeId;
 use vm_agent::workload::{ProxyConfig, Workload};
@@ -83,9 +85,12 @@ fn config(directory: &Path, admin_port: u16) -> Config {
 }
 
 fn start(directory: &Path) -> (Handle, Tasks) {
+    supervise(config(directory, free_port()))
+}
+
+fn supervise(config: Config) -> (Handle, Tasks) {
     let (tasks, _ends) = Tasks::new();
-    let (supervisor, handle) =
-        Supervisor::new(config(directory, free_port()), clock::system(), tasks.clone());
+    let (supervisor, handle) = Supervisor::new(config, clock::system(), tasks.clone());
     tasks.detached("proxy", supervisor.run());
     (handle, tasks)
 }
@@ -167,5 +172,148 @@ async fn an_envoy_that_refuses_its_bootstrap_is_a_trouble_with_its_words() {
         .unwrap()
         .what;
     assert!(what.contains("address"), "{what}");
+    handle.kill().await;
+}
+
+/// Waits until its admin interface answers.
+async fn live(handle: &Handle) -> ProxyState {
+    handle.state().wait_for(|state| state.phase == ProxyPhase::Live).await.unwrap().clone()
+}
+
+/// A page that the proxy answers by itself, with an access log at its standard output.
+fn page(port: u16) -> serde_json::Value {
+    let typed = |kind: &str| format!("type.googleapis.com/envoy.extensions.{kind}");
+    serde_json::json!({
+        "name": "page",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{
+            "name": "http",
+            "typed_config": {
+                "@type": typed("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+                "stat_prefix": "page",
+                "access_log": [{"name": "file", "typed_config": {
+                    "@type": typed("access_loggers.file.v3.FileAccessLog"), "path": "/dev/stdout"}}],
+                "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+                    {"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]},
+                "http_filters": [{"name": "router", "typed_config": {
+                    "@type": typed("filters.http.router.v3.Router")}}],
+            },
+        }]}],
+    })
+}
+
+fn ask(port: u16, path: &str) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: page\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// Our log, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// The log of all tests, as tasks may log from any thread.
+    fn start() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
+        log
+    }
+
+    async fn says(&self, words: &str) {
+        let said = async {
+            while !String::from_utf8_lossy(&self.0.lock().unwrap()).contains(words) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let limit = tokio::time::timeout(Duration::from_secs(30), said).await;
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        assert!(limit.is_ok(), "not said: {words}\n{text}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs ENVOY, the real one: make test-envoy"]
+async fn an_envoy_that_an_agent_left_serves_on_is_adopted_and_still_heard_as_any_user() {
+    let log = Log::start();
+    for (user, who) in [(resolve_user(None).unwrap(), "usual"), (None, "same")] {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut config = config(directory.path(), free_port());
+        config.user = user;
+        *config.bootstrap.pointer_mut("/static_resources/listeners").unwrap() =
+            serde_json::json!([page(port)]);
+        // It would wait for a control plane first.
+        config.bootstrap.as_object_mut().unwrap().remove("dynamic_resources");
+        let (handle, tasks) = supervise(config.clone());
+        let left = live(&handle).await;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        ask(port, &format!("/first/{who}"));
+        log.says(&format!("GET /first/{who}")).await;
+        handle.release().await;
+        assert!(tasks.finish(Duration::from_secs(10)).await);
+        ask(port, &format!("/nobody-reads/{who}"));
+        let (handle, _tasks) = supervise(config.clone());
+        let found = live(&handle).await;
+        assert_eq!((found.pid, found.origin), (left.pid, ProxyOrigin::Adopted));
+        let apart = found.started_at.unwrap().duration_since(left.started_at.unwrap());
+        assert!(
+            apart.map_or_else(|error| error.duration(), |apart| apart) < Duration::from_secs(2)
+        );
+        log.says(&format!("GET /nobody-reads/{who}")).await;
+        ask(port, &format!("/second/{who}"));
+        log.says(&format!("GET /second/{who}")).await;
+        handle.stop().await;
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs ENVOY, the real one: make test-envoy"]
+async fn an_envoy_of_another_bootstrap_is_ended_first_and_so_is_one_that_nobody_wants() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (handle, _tasks) = supervise(config(directory.path(), port));
+    let left = live(&handle).await.pid;
+    handle.release().await;
+    let mut other = config(directory.path(), port);
+    *other.bootstrap.pointer_mut("/node/id").unwrap() = "other".into();
+    let (handle, _tasks) = supervise(other);
+    // The port of its admin interface is the same: there is never a second one.
+    let new = live(&handle).await;
+    assert_eq!((new.origin, new.restarts), (ProxyOrigin::Started, 0));
+    assert_ne!(new.pid, left);
+    handle.release().await;
+    assert_eq!(end_leftover(directory.path()).await, new.pid);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs ENVOY, the real one: make test-envoy"]
+async fn a_note_of_a_dead_envoy_is_no_hindrance() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, _tasks) = start(directory.path());
+    let left = live(&handle).await.pid.unwrap();
+    handle.release().await;
+    let raw = nix::unistd::Pid::from_raw(i32::try_from(left).unwrap());
+    nix::sys::signal::kill(raw, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (handle, _tasks) = start(directory.path());
+    assert_eq!(live(&handle).await.origin, ProxyOrigin::Started);
     handle.kill().await;
 }

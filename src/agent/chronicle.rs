@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::plan::entry_name;
-use crate::envoy::ProxyPhase;
+use crate::base::tasks::{Late, Pulse};
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
 use crate::systemd::ServiceManager;
@@ -21,22 +21,31 @@ pub(super) struct Chronicle {
     timings: watch::Sender<Timings>,
     manager: ServiceManager,
     last: Option<Phase>,
+    /// The line about it.
+    status: String,
+    pulse: Pulse,
+    /// Whom it did not feel last.
+    late: Vec<Late>,
 }
 
 impl Chronicle {
     /// A chronicle, and the two things that it keeps.
     pub(super) fn new(
         wanted: RegistrationState,
+        pulse: Pulse,
     ) -> (Self, watch::Receiver<RegistrationState>, watch::Receiver<Timings>) {
         let started = Instant::now();
         let registration = watch::Sender::new(wanted);
         let timings = watch::Sender::new(Timings::default());
         let (registered, times) = (registration.subscribe(), timings.subscribe());
         let manager = ServiceManager;
-        (Self { started, registration, timings, manager, last: None }, registered, times)
+        let (last, status, late) = Default::default();
+        let chronicle = Self { started, registration, timings, manager, last, status, pulse, late };
+        (chronicle, registered, times)
     }
 
-    /// Follows for ever. Istiod is admitted while the entry stands, or always where istiod itself
+    /// Follows for ever. The service manager hears at once that the agent is ready, since its doors
+    /// are open: a mesh that is away must not hold up whoever waits for a service. Istiod is admitted while the entry stands, or always where istiod itself
     /// makes it.
     pub(super) async fn run(
         mut self,
@@ -46,7 +55,7 @@ impl Chronicle {
     ) {
         let (mut identity, mut upstream) = (board.identity.clone(), board.upstream.clone());
         let (mut proxy, mut capture) = (board.proxy.clone(), board.capture.clone());
-        let mut health = board.health.clone();
+        let (mut health, mut configuration) = (board.health.clone(), board.configuration.clone());
         let mut direct = direct;
         let mut alive = interval(self.manager.watchdog_interval().unwrap_or(IDLE_LOOK));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,8 +68,13 @@ impl Chronicle {
                 changed = quietly(&mut capture) => changed,
                 changed = quietly(&mut health) => changed,
                 changed = next(&mut direct) => changed,
+                changed = quietly(&mut configuration) => {
+                    // It was read, whatever came of it: that ends what the service manager waits for.
+                    self.manager.ready(&self.status);
+                    changed
+                }
                 _ = alive.tick() => {
-                    self.manager.alive();
+                    self.tell_alive();
                     true
                 }
             };
@@ -96,11 +110,29 @@ impl Chronicle {
         self.tell(&snapshot);
     }
 
+    /// Only while every critical task beats; otherwise the service manager ends us before long.
+    fn tell_alive(&mut self) {
+        let late = self.pulse.feel();
+        if late.is_empty() {
+            if !std::mem::take(&mut self.late).is_empty() {
+                tracing::info!("All tasks go on again.");
+            }
+            return self.manager.alive();
+        }
+        if self.late != late {
+            tracing::error!(
+                ?late,
+                "Tasks are stuck: the service manager is not told that the agent is alive."
+            );
+            self.late = late;
+        }
+    }
+
     fn note_times(&self, board: &Board, ready: bool) {
         let now = Some(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         let has_identity = board.identity.borrow().is_some();
         let is_registered = self.registration.borrow().is_settled();
-        let is_up = board.proxy.borrow().phase == ProxyPhase::Ready;
+        let is_up = board.proxy.borrow().serves();
         self.timings.send_modify(|times| {
             let first = |slot: &mut Option<u64>, happened: bool| {
                 if happened && slot.is_none() {
@@ -115,20 +147,21 @@ impl Chronicle {
     }
 
     fn tell(&mut self, snapshot: &Snapshot) {
-        if self.last == Some(snapshot.phase) {
+        let (before, now) = (self.last.replace(snapshot.phase), snapshot.phase);
+        if before == Some(now) {
             return;
         }
-        let status = match snapshot.conditions.first() {
-            Some(condition) => format!("{:?}: {}", snapshot.phase, condition.trouble.what),
-            None => format!("{:?}", snapshot.phase),
+        self.status = match snapshot.conditions.first() {
+            Some(condition) => format!("{now:?}: {}", condition.trouble.what),
+            None => format!("{now:?}"),
         };
+        match before {
+            None => self.manager.ready(&self.status),
+            Some(_) => self.manager.status(&self.status),
+        }
         if snapshot.ready {
             tracing::info!(id = snapshot.identity.id, "In the mesh.");
-            self.manager.ready(&status);
-        } else {
-            self.manager.status(&status);
         }
-        self.last = Some(snapshot.phase);
     }
 }
 

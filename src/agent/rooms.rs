@@ -27,7 +27,7 @@ pub(super) fn readiness(
     let stop = tasks.stop_signal();
     let follow = async move {
         loop {
-            let now = proxy.borrow_and_update().phase == ProxyPhase::Ready;
+            let now = proxy.borrow_and_update().serves();
             ready.send_if_modified(|before| std::mem::replace(before, now) != now);
             if proxy.changed().await.is_err() {
                 return;
@@ -90,20 +90,24 @@ pub(super) fn health(
     shown
 }
 
-/// Tells istiod how the application is, and that the machine is leaving before it does.
+/// Tells istiod how the application is, that the machine is leaving before it does, and that its
+/// proxy is out of traffic.
 pub(super) fn tell(
     tasks: &Tasks,
     mut health: watch::Receiver<health::State>,
     mut draining: watch::Receiver<bool>,
+    mut proxy: watch::Receiver<ProxyState>,
     told: watch::Sender<Option<xds::Health>>,
 ) {
     tasks.spawn("health-report", async move {
         loop {
             let leaves = *draining.borrow_and_update();
+            let away = away(proxy.borrow_and_update().phase);
             let now = health.borrow_and_update().health.clone();
             let now = match now {
-                _ if leaves => {
-                    Some(xds::Health::Unhealthy { message: "the machine is leaving".to_owned() })
+                _ if leaves => Some(unhealthy("the machine is leaving")),
+                health if health != health::Health::Unknown && away.is_some() => {
+                    away.map(unhealthy)
                 }
                 health::Health::Unknown => None,
                 health::Health::Healthy => Some(xds::Health::Healthy),
@@ -117,12 +121,26 @@ pub(super) fn tell(
             let more = tokio::select! {
                 changed = health.changed() => changed.is_ok(),
                 changed = draining.changed() => changed.is_ok(),
+                changed = proxy.changed() => changed.is_ok(),
             };
             if !more {
                 return;
             }
         }
     });
+}
+
+/// Why nobody shall send anything to a proxy that serves all the same.
+fn away(phase: ProxyPhase) -> Option<&'static str> {
+    match phase {
+        ProxyPhase::Drained => Some("the proxy is out of traffic"),
+        ProxyPhase::Draining => Some("the proxy is being restarted"),
+        _ => None,
+    }
+}
+
+fn unhealthy(message: &str) -> xds::Health {
+    xds::Health::Unhealthy { message: message.to_owned() }
 }
 
 /// Keeps the redirect rules, where there are any.

@@ -1,6 +1,5 @@
 //! The start: everything that can fail at once is done first, then the rooms run.
 
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,24 +11,26 @@ use tokio::time::Instant;
 
 use super::bearings::Bearings;
 use super::chronicle::Chronicle;
+use super::doors::Doors;
+use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
-use super::signals::Signals;
-use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
+use super::{Agent, Hears, Plan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
-use crate::base::fsio::{self, FileError};
+use crate::base::fsio::FileError;
 use crate::base::tasks::Tasks;
-use crate::base::uds::{self, Peers};
-use crate::config::Paths;
+use crate::base::uds::Peers;
+use crate::config::{CaptureMode, Settings};
 use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
-use crate::envoy::Supervisor;
+use crate::envoy::{Supervisor, resolve_user};
 use crate::health;
 use crate::kube::{Client, KubeError};
 use crate::sds;
 use crate::secrets::Vault;
 use crate::status::{self, Board, ConfigurationState, Desk};
+use crate::systemd::Kept;
 use crate::workload::Workload;
 use crate::xds::{self, Relay};
 
@@ -71,29 +72,20 @@ pub enum StartError {
     Signals(#[source] io::Error),
 }
 
-/// What has to be there before anything runs.
-struct Doors {
-    lock: File,
-    status: TcpListener,
-    names: dns::Doors,
-    admin: UnixListener,
-    sds: UnixListener,
-    xds: UnixListener,
-    signals: Signals,
-}
-
 impl Agent {
-    /// Starts an agent by the plan that was made of this configuration.
+    /// Starts an agent by the plan that was made of this configuration, with the sockets that the
+    /// service manager kept.
     ///
     /// # Errors
     /// When the host refuses; nothing runs then.
     pub async fn start(
         mut plan: Plan,
         configuration: Configuration,
+        kept: Kept,
         clock: SharedClock,
     ) -> Result<Self, StartError> {
-        join_proxy_group(plan.capture.as_ref())?;
-        let doors = open_doors(&plan).await?;
+        let doors = Doors::open(&plan, kept).await?;
+        settle(&plan.paths, &plan.workload.name, plan.secrets.export_directory.as_deref())?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;
@@ -114,8 +106,8 @@ impl Agent {
         let health = health::Inputs { proxy: up, target: who.target };
         let health = rooms::health(&tasks, plan.health, health, &clock);
         let (draining, is_draining) = watch::channel(false);
-        rooms::tell(&tasks, health.clone(), is_draining.clone(), says.health);
-        let (chronicle, registered, timings) = Chronicle::new(registration.wanted());
+        rooms::tell(&tasks, health.clone(), is_draining.clone(), proxy.state(), says.health);
+        let (chronicle, registered, timings) = Chronicle::new(registration.wanted(), tasks.pulse());
         let known =
             facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
         let board = Arc::new(Board {
@@ -239,11 +231,18 @@ fn open_relay(
     (relay, Says { health, admission, claims })
 }
 
-/// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
-/// own user, which many other programs have too.
-fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
-    let Some(plan) = capture else { return Ok(()) };
-    let gid = nix::unistd::Gid::from_raw(plan.config.owner.gid);
+/// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its
+/// own user, which many other programs have too. It has to be the first thing: names are looked up
+/// and servers are dialled while the rules of an agent stand that is gone, or hangs.
+///
+/// # Errors
+/// When the kernel refuses. A proxy's user that does not exist is for others to report.
+pub fn join_proxy_group(settings: &Settings) -> Result<(), StartError> {
+    if settings.capture.mode == CaptureMode::None {
+        return Ok(());
+    }
+    let Ok(Some(user)) = resolve_user(settings.proxy.user.as_deref()) else { return Ok(()) };
+    let gid = nix::unistd::Gid::from_raw(user.gid);
     nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 
@@ -273,40 +272,6 @@ pub(super) async fn never_ends(
 fn proxy_peers(envoy: &crate::envoy::Config) -> Peers {
     let own = nix::unistd::geteuid().as_raw();
     Peers::new(vec![envoy.user.map_or(own, |user| user.uid)])
-}
-
-async fn open_doors(plan: &Plan) -> Result<Doors, StartError> {
-    let paths = &plan.paths;
-    // The proxy's user enters it as its working directory.
-    fsio::make_directory(&paths.run_directory(), 0o755)?;
-    let lock = lock(paths)?;
-    fsio::make_directory(&paths.state_directory(), 0o700)?;
-    let address = plan.status.listen;
-    let status = TcpListener::bind(address).await;
-    let status = status.map_err(|source| StartError::Port { address, source })?;
-    let listen = plan.names.as_ref().map(|names| names.listen.as_slice()).unwrap_or_default();
-    Ok(Doors {
-        lock,
-        status,
-        names: dns::Doors::open(listen).await?,
-        admin: uds::bind(&paths.admin_socket())?,
-        sds: uds::bind(&paths.sds_socket())?,
-        xds: uds::bind(&paths.xds_socket())?,
-        signals: Signals::new().map_err(StartError::Signals)?,
-    })
-}
-
-/// The kernel lets go of the lock when the process ends, however it ends.
-fn lock(paths: &Paths) -> Result<File, StartError> {
-    let path = paths.lock_file();
-    let failed = |source| FileError { action: "lock", path: path.clone(), source };
-    let file = File::options().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Running { path }),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source).into()),
-    }
 }
 
 /// Orders come one at a time from people.

@@ -1,18 +1,59 @@
-//! The stop, in the one right order: told, handed over, drained, ended, tidied.
+//! The end: a stop in the one right order (told, handed over, drained, ended, tidied), or a step
+//! aside, where the service manager starts another agent in a moment.
 
 use super::{Agent, FINISH_LIMIT, Reason};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::capture::FailPolicy;
-use crate::systemd::ServiceManager;
-use crate::xds;
+use crate::systemd::{self, Job, ServiceManager};
+
+/// What the end leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The proxy, its rules and the sockets: the next agent takes them over.
+    Aside,
+    /// Nothing.
+    Out,
+}
+
+impl Way {
+    /// Only a service manager starts another agent, and only it knows whether it will.
+    fn choose(reason: &Reason, job: Option<Job>) -> Self {
+        match (reason, job) {
+            (_, Some(Job::Stop)) | (Reason::Quit, _) => Self::Out,
+            (Reason::Broken(_), _) | (Reason::Stop, Some(Job::Restart)) => Self::Aside,
+            (Reason::Stop, _) => Self::Out,
+        }
+    }
+}
 
 impl Agent {
-    /// Stops everything that runs. A second signal skips the rest of the draining.
-    pub async fn stop(mut self, reason: &Reason) {
-        ServiceManager.stopping();
+    /// Ends what runs. A second signal skips the rest of the draining.
+    pub async fn stop(self, reason: &Reason) {
+        let way =
+            if ServiceManager.is_there() { Way::choose(reason, job().await) } else { Way::Out };
+        tracing::info!(?reason, ?way, "Stopping.");
+        match way {
+            Way::Aside => self.step_aside().await,
+            Way::Out => self.leave(reason).await,
+        }
+        tracing::info!("Stopped.");
+    }
+
+    /// Nobody is told anything, and no connection ends: what is needed for that stays.
+    async fn step_aside(self) {
+        ServiceManager.stopping("Makes room for the next agent");
+        if tokio::time::timeout(FINISH_LIMIT, self.proxy.release()).await.is_err() {
+            tracing::warn!("The proxy was not let go in time.");
+        }
+        if !self.tasks.finish(FINISH_LIMIT).await {
+            tracing::warn!("Some tasks did not finish in time.");
+        }
+    }
+
+    async fn leave(mut self, reason: &Reason) {
+        ServiceManager.stopping("Leaving the mesh");
         self.draining.send_replace(true);
-        tracing::info!(?reason, "Stopping.");
         if self.leaving.remove {
             self.deregister().await;
         }
@@ -33,19 +74,17 @@ impl Agent {
             }
         }
         fsio::remove_empty_directory(&self.paths.run_directory());
-        tracing::info!("Stopped.");
     }
 
     /// Istiod has been told that the machine is leaving; until the proxies of the others have heard
     /// of it, their requests are still served.
     async fn hand_over(&mut self, reason: &Reason) {
-        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
-        let known = self.board.registration.borrow().registered;
-        if !matches!(reason, Reason::Stop) || !told || !known {
+        let notice = self.notice();
+        if !matches!(reason, Reason::Stop) || notice.is_zero() {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(self.leaving.delay) => {}
+            () = tokio::time::sleep(notice) => {}
             () = self.hears.signals.stop() => tracing::warn!("Asked again: not waiting for the others."),
         }
     }
@@ -82,5 +121,33 @@ impl Agent {
         {
             tracing::warn!(error = chain(&error), "The WorkloadEntry is still there.");
         }
+    }
+}
+
+/// Where that cannot be found out it is a stop, after which nothing is left over.
+async fn job() -> Option<Job> {
+    systemd::job().await.unwrap_or_else(|error| {
+        let error = chain(&error);
+        tracing::warn!(error, "Cannot tell a restart from a stop; taking it for a stop.");
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::tasks::Ended;
+
+    #[test]
+    fn only_a_restart_and_an_agent_that_broke_leave_the_proxy_to_the_next_agent() {
+        let broken = || Reason::Broken(Ended { name: "relay", error: None });
+        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Restart)), Way::Aside);
+        assert_eq!(Way::choose(&broken(), None), Way::Aside, "it is started again");
+        assert_eq!(Way::choose(&broken(), Some(Job::Restart)), Way::Aside);
+        assert_eq!(Way::choose(&broken(), Some(Job::Stop)), Way::Out);
+        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Stop)), Way::Out);
+        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Other)), Way::Out);
+        assert_eq!(Way::choose(&Reason::Stop, None), Way::Out, "somebody killed it");
+        assert_eq!(Way::choose(&Reason::Quit, Some(Job::Restart)), Way::Out);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The mode of a file that holds a secret.
@@ -113,6 +113,21 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), FileError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("make", path))
 }
 
+/// Makes a named pipe for its owner alone; one that is there stays as it is, and anything else in its
+/// place goes.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn make_pipe(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => return Ok(()),
+        Ok(_) => remove(path)?,
+        Err(_) => {}
+    }
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    nix::unistd::mkfifo(path, mode).map_err(|error| failed("make", path)(error.into()))
+}
+
 /// Removes a file; a missing one is fine.
 ///
 /// # Errors
@@ -166,6 +181,19 @@ mod tests {
         replace(&path, &[b'x'; 11], PUBLIC).unwrap();
         assert!(read(&path, 10).is_err());
         assert_eq!(read(&path, 11).unwrap().len(), 11);
+    }
+
+    #[test]
+    fn a_pipe_takes_the_place_of_anything_but_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        replace(&path, b"one", PUBLIC).unwrap();
+        make_pipe(&path).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        assert!(made.file_type().is_fifo());
+        make_pipe(&path).unwrap();
+        let inode = |found: fs::Metadata| std::os::unix::fs::MetadataExt::ino(&found);
+        assert_eq!(inode(fs::metadata(&path).unwrap()), inode(made));
     }
 
     #[test]

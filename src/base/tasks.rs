@@ -1,8 +1,13 @@
-//! The only place that spawns. Tasks have names, and the end of a critical one is an event.
+//! The only place that spawns. Tasks have names; the end of a critical one is an event, and so is
+//! its silence.
+
+mod pulse;
 
 use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
+
+pub use pulse::{Busy, Late, Pulse, busy};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +28,7 @@ pub struct Tasks {
     stop: CancellationToken,
     tracker: TaskTracker,
     ended: mpsc::UnboundedSender<Ended>,
+    pulse: Pulse,
 }
 
 impl Tasks {
@@ -31,7 +37,8 @@ impl Tasks {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Ended>) {
         // Bounded by the number of critical tasks, each of which ends once.
         let (ended, ends) = mpsc::unbounded_channel();
-        (Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), ended }, ends)
+        let (stop, tracker, pulse) = Default::default();
+        (Self { stop, tracker, ended, pulse }, ends)
     }
 
     /// A group with its own stop signal, which also fires when this group stops. Waiting for this
@@ -42,7 +49,14 @@ impl Tasks {
             stop: self.stop.child_token(),
             tracker: self.tracker.clone(),
             ended: self.ended.clone(),
+            pulse: self.pulse.clone(),
         }
+    }
+
+    /// Feels whether the critical tasks of this group and its children are alive.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// The signal that asks the tasks to end.
@@ -56,7 +70,8 @@ impl Tasks {
         self.stop.cancel();
     }
 
-    /// Starts a task whose end, before the group stops, is reported as [`Ended`].
+    /// Starts a task whose end, before the group stops, is reported as [`Ended`], and whose silence
+    /// is felt by the [`Pulse`].
     pub fn critical<E: Display>(
         &self,
         name: &'static str,
@@ -64,6 +79,7 @@ impl Tasks {
     ) {
         let report =
             Report { name, stop: self.stop.clone(), ended: self.ended.clone(), error: None };
+        let task = self.pulse.beating(name, task);
         self.tracker.spawn(async move {
             let mut report = report;
             if let Err(error) = task.await {
@@ -83,8 +99,10 @@ impl Tasks {
         });
     }
 
-    /// Starts a task that the group's stop does not touch: it ends by a handle of its own.
+    /// Starts a task that the group's stop does not touch: it ends by a handle of its own. Its
+    /// silence is felt by the [`Pulse`], too.
     pub fn detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.pulse.beating(name, task);
         self.tracker.spawn(async move {
             task.await;
             tracing::trace!(task = name, "Task ended.");

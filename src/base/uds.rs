@@ -1,5 +1,6 @@
 //! Unix sockets: the one way to bind them, and who is on the other end.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -21,6 +22,27 @@ pub fn bind(path: &Path) -> Result<UnixListener, FileError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
 }
+
+/// Whether somebody listens at this path, busy or not. A file whose listener is gone refuses.
+pub async fn is_served(path: &Path) -> bool {
+    match UnixStream::connect(path).await {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+/// Goes on with a socket that an earlier process bound at this path, or binds a new one.
+///
+/// # Errors
+/// As [`bind`].
+pub fn resume(kept: Option<KeptListener>, path: &Path) -> Result<UnixListener, FileError> {
+    let Some(kept) = kept else { return bind(path) };
+    let failed = |source| FileError { action: "listen at", path: path.to_owned(), source };
+    UnixListener::from_std(kept).map_err(failed)
+}
+
+/// A listening socket that no runtime knows yet.
+pub type KeptListener = std::os::unix::net::UnixListener;
 
 /// The users whose processes may speak through a socket; root always may.
 #[derive(Clone, Debug)]
@@ -47,6 +69,8 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -62,5 +86,21 @@ mod tests {
         if me != 0 {
             assert_eq!(Peers::new(vec![]).check(&server), Err(Some(me)));
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_came_while_nobody_served_a_kept_socket_is_served_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(!is_served(&path).await);
+        let kept = bind(&path).unwrap().into_std().unwrap();
+        let mut waiting = UnixStream::connect(&path).await.unwrap();
+        let listener = resume(Some(kept), &path).unwrap();
+        let (mut served, _) = listener.accept().await.unwrap();
+        served.write_all(b"!").await.unwrap();
+        assert_eq!(waiting.read_u8().await.unwrap(), b'!');
+        assert!(is_served(&path).await);
+        drop(listener);
+        assert!(!is_served(&path).await, "its file alone is nothing");
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tonic::Request;
 
 use super::{Csr, IssueError, IssuedChain, Issuer, Waiting};
+use crate::base::tasks::busy;
 use crate::controlplane::{Dialer, Headers};
 use crate::identity::{Anchors, Roots};
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -67,6 +68,7 @@ impl IstiodIssuer {
 
 impl Issuer for IstiodIssuer {
     async fn issue(&self, csr: &Csr, _: Waiting<'_>) -> Result<IssuedChain, IssueError> {
+        let _busy = busy("asking istiod for a certificate", PATIENCE);
         let response = self.call(csr).await?;
         sort(&response.cert_chain).map_err(|why| IssueError::Malformed {
             endpoint: self.dialer.config().endpoint.clone(),
@@ -121,6 +123,8 @@ fn sort(elements: &[String]) -> Result<IssuedChain, String> {
 const GRACE: Duration = Duration::from_secs(120);
 /// istiod signs in milliseconds; a busy one queues for seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// For the tokens (a plugin for the Kubernetes API may take two minutes), the dial and the answer.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// A chain with the roots of a mesh is some kilobytes.
 const ANSWER_BYTES: usize = 1 << 20;
 /// What an error quotes of the server's words.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Csr, IssueError, IssuedChain, Issuer, Pending, Waiting};
 use crate::base::backoff::{Backoff, Retry};
+use crate::base::tasks::busy;
 use crate::controlplane::{RootFileError, read_roots};
 use crate::identity::{Anchors, KeyAlgorithm, SpiffeId};
 use crate::kube::{Client, KubeError, Object, WatchEvent};
@@ -187,6 +188,8 @@ impl KubernetesIssuer {
 
     /// Asks, and waits for the answer.
     async fn ask(&self, csr: &Csr, waiting: Waiting<'_>) -> Result<String, SignerError> {
+        // A person may have to approve.
+        let _busy = busy("asking the cluster for a certificate", APPROVAL_LIMIT + PATIENCE);
         let suffix = rand::random::<u64>();
         let (namespace, account) = (self.id.namespace(), self.id.service_account());
         let name = format!("vm-agent.{namespace}.{account}.{suffix:016x}");
@@ -306,6 +309,8 @@ const MOST_SECONDS: u64 = i32::MAX as u64;
 /// The cluster deletes a request that nobody has approved after a day, one that nobody signs after
 /// another (`certificates/cleaner`); where it does not, we do.
 const APPROVAL_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// For asking, and for taking the request away.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Where no watch can be had, the request is looked at this often.
 const LOOK: Duration = Duration::from_secs(15);
 /// Who denied a request shall not find a new one in the same moment.

@@ -9,7 +9,7 @@ use super::plan::{Plan, Step, find_iptables, ip, list_chains, save, version};
 use super::probe::{self, ProbeError};
 use super::rule::Family;
 use super::tool::{self, ToolError};
-use super::{Backend, Config, MARK, ROUTE_TABLE, diagnose, iptables, nft};
+use super::{Backend, Config, MARK, ROUTE_TABLE, diagnose, iptables, nft, rules};
 use crate::base::fsio::{self, FileError};
 
 /// The host's rules, by way of a journal.
@@ -150,7 +150,7 @@ impl Capture {
         let stale: Vec<Undo> =
             before.undo.iter().filter(|undo| !plan.undo.contains(undo)).cloned().collect();
         let undo = stale.iter().chain(&plan.undo).cloned().collect();
-        let mut journal = Journal { boot: boot(), undo, shown: None };
+        let mut journal = Journal { boot: boot(), undo, shown: None, rules: None };
         journal.write(&self.journal)?;
         let done = self.execute(config, &plan).await;
         match done {
@@ -158,6 +158,7 @@ impl Capture {
                 undo_all(&stale).await?;
                 journal.undo.clone_from(&plan.undo);
                 journal.shown = Some(shown(&plan.undo).await?);
+                journal.rules = Some(described(config));
                 journal.write(&self.journal)?;
                 Ok(Applied { plan, probed })
             }
@@ -226,9 +227,24 @@ impl Capture {
         }
     }
 
+    /// Whether exactly these rules were applied in this boot, by whichever process, and are intact.
+    ///
+    /// # Errors
+    /// When the host cannot be read.
+    pub async fn stands(&self, config: &Config) -> Result<bool, ApplyError> {
+        let is_same = self.done().rules.is_some_and(|rules| rules == described(config));
+        Ok(is_same && self.look().await? == Found::Intact)
+    }
+
     fn done(&self) -> Journal {
         Journal::read(&self.journal).unwrap_or_default()
     }
+}
+
+/// All that decides what the host gets.
+pub(super) fn described(config: &Config) -> String {
+    let how = (config.backend, config.interception, config.ipv6);
+    format!("{how:?}\n{}", nft::table(&rules(config)))
 }
 
 async fn execute(step: &Step) -> Result<(), ToolError> {

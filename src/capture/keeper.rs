@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Applied, ApplyError, Backend, Capture, Config, Found};
+use super::{ApplyError, Backend, Capture, Config, Found};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::{self, SharedClock};
+use crate::base::tasks::busy;
 use crate::base::trouble::Trouble;
 
 /// What becomes of the rules when the proxy is gone for good.
@@ -103,12 +104,14 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         // A host that was closed before its restart is closed before its proxy starts.
         let early = self.policy == FailPolicy::Closed && self.capture.has_journal();
         let mut wait = !early;
+        let mut found = self.found().await;
         loop {
-            if wait && self.proxy.wait_for(|up| *up).await.is_err() {
-                return;
-            }
+            let config = match found.take() {
+                Some(config) => config,
+                None if wait && !self.proxy_comes().await => return,
+                None => self.apply_until_it_works().await,
+            };
             wait = true;
-            let config = self.apply_until_it_works().await;
             self.follow(config).await;
             if let Err(error) = self.capture.remove().await {
                 self.failed(&error);
@@ -122,13 +125,51 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         }
     }
 
+    /// The rules that an earlier agent left, when they are what they have to be: they go on without
+    /// a gap, whether the proxy is ready or not.
+    async fn found(&self) -> Option<Config> {
+        let config = (self.current)();
+        match self.capture.stands(&config).await {
+            Ok(true) => {
+                self.stands("as an earlier agent left them");
+                Some(config)
+            }
+            Ok(false) => None,
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Waits for the proxy; false when nobody supervises it any more. Rules of an earlier agent do
+    /// not lead to a proxy that is gone for as long as that takes.
+    async fn proxy_comes(&mut self) -> bool {
+        if self.policy == FailPolicy::Open && self.capture.has_journal() {
+            let came = timeout(GONE, self.proxy.wait_for(|up| *up)).await.map(|up| up.is_ok());
+            match came {
+                Ok(up) => return up,
+                Err(_) => match self.capture.remove().await {
+                    Ok(_) => {
+                        tracing::warn!("The proxy does not come: traffic passes without the mesh.")
+                    }
+                    Err(error) => self.failed(&error),
+                },
+            }
+        }
+        self.proxy.wait_for(|up| *up).await.is_ok()
+    }
+
     async fn apply_until_it_works(&self) -> Config {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let config = (self.current)();
-            match self.capture.apply(&config).await {
+            let applying = busy("putting the redirect rules in place", PATIENCE);
+            let applied = self.capture.apply(&config).await;
+            drop(applying);
+            match applied {
                 Ok(applied) => {
-                    self.stands(&applied);
+                    self.stands(&applied.probed);
                     return config;
                 }
                 Err(error) => self.failed(&error),
@@ -142,7 +183,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.reset();
-        let mut gone_at: Option<Instant> = None;
+        let mut gone_at = (!*self.proxy.borrow_and_update()).then(Instant::now);
         loop {
             let gone = async {
                 match gone_at {
@@ -166,6 +207,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
 
     /// Puts the rules in order where the host or somebody else has changed.
     async fn look(&self, applied: Config) -> Config {
+        let _busy = busy("looking at the redirect rules", PATIENCE);
         let config = (self.current)();
         let broken = match self.capture.look().await {
             Ok(found) => found != Found::Intact,
@@ -182,7 +224,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         }
         match self.capture.apply(&config).await {
             Ok(done) => {
-                self.stands(&done);
+                self.stands(&done.probed);
                 if broken {
                     let now = Some(self.clock.now());
                     self.state.send_modify(|state| {
@@ -199,15 +241,15 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         }
     }
 
-    fn stands(&self, applied: &Applied) {
+    fn stands(&self, probed: &str) {
         let now = self.clock.now();
         self.state.send_modify(|state| {
             if state.phase != CapturePhase::Active {
-                tracing::info!(probed = applied.probed, "Traffic is captured.");
+                tracing::info!(probed, "Traffic is captured.");
                 state.since = Some(now);
             }
             state.phase = CapturePhase::Active;
-            state.probed = Some(applied.probed.clone());
+            state.probed = Some(probed.to_owned());
             state.trouble = None;
         });
     }
@@ -223,6 +265,8 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     }
 }
 
+/// For some tools, each of which may wait for the lock of iptables.
+const PATIENCE: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often the host's rules are compared with what was applied.

@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::rule::Family;
 use super::*;
@@ -223,7 +225,7 @@ async fn a_journal_of_another_boot_has_nothing_to_undo() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state/capture.json");
     let undo = vec![journal::Undo::Address { address: "::6/128".to_owned() }];
-    let mut then = journal::Journal { boot: journal::boot(), undo, shown: None };
+    let mut then = journal::Journal { boot: journal::boot(), undo, shown: None, rules: None };
     then.write(&path).unwrap();
     assert_eq!(journal::Journal::read(&path), Some(then.clone()));
     assert_eq!(Capture::new(path.clone()).look().await.unwrap(), Found::Broken);
@@ -231,6 +233,50 @@ async fn a_journal_of_another_boot_has_nothing_to_undo() {
     then.write(&path).unwrap();
     assert_eq!(journal::Journal::read(&path), None);
     assert_eq!(Capture::new(path).look().await.unwrap(), Found::Absent);
+}
+
+/// A host on which exactly these rules stand, as far as the journal can tell: they left no trace but
+/// an address, which is as missing as it was.
+fn left_behind(config: &Config) -> (tempfile::TempDir, Capture) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state/capture.json");
+    let undo = vec![journal::Undo::Address { address: "::6/128".to_owned() }];
+    let (shown, rules) = (Some("-".to_owned()), Some(apply::described(config)));
+    journal::Journal { boot: journal::boot(), undo, shown, rules }.write(&path).unwrap();
+    (directory, Capture::new(path))
+}
+
+#[tokio::test]
+async fn rules_stand_only_while_they_are_the_ones_that_are_wanted() {
+    let (_root, capture) = left_behind(&config());
+    assert!(capture.stands(&config()).await.unwrap());
+    let mut other = config();
+    other.inbound.excluded.insert(9);
+    assert!(!capture.stands(&other).await.unwrap(), "another port");
+    other = config();
+    other.backend = Backend::Iptables(Flavour::Nft);
+    assert!(!capture.stands(&other).await.unwrap(), "another tool");
+    let nothing = tempfile::tempdir().unwrap();
+    let nothing = Capture::new(nothing.path().join("capture.json"));
+    assert!(!nothing.stands(&config()).await.unwrap());
+}
+
+#[tokio::test]
+async fn rules_of_an_earlier_agent_go_on_before_the_proxy_is_ready() {
+    let (_root, capture) = left_behind(&config());
+    let (_proxy, is_up) = watch::channel(false);
+    let (state, mut shown) = watch::channel(CaptureState::waiting(Backend::Nftables));
+    let (policy, clock) = (FailPolicy::Open, crate::base::clock::system());
+    let (kept, current) = (capture.clone(), config);
+    let keeper = Keeper { capture, current, policy, proxy: is_up, state, clock };
+    let stop = CancellationToken::new();
+    let seen = async {
+        let state = shown.wait_for(|state| state.phase == CapturePhase::Active).await.unwrap();
+        assert_eq!(state.probed.as_deref(), Some("as an earlier agent left them"));
+        stop.cancel();
+    };
+    tokio::join!(keeper.run(stop.clone()), seen);
+    assert!(kept.stands(&config()).await.unwrap(), "they were left alone");
 }
 
 fn ranges() -> impl Strategy<Value = Vec<Cidr>> {

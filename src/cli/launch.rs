@@ -11,6 +11,8 @@ pub(super) struct Args {
     #[arg(long)]
     binary: PathBuf,
     #[arg(long)]
+    fingerprint: String,
+    #[arg(long)]
     directory: PathBuf,
     #[arg(long, requires = "gid")]
     uid: Option<u32>,
@@ -23,9 +25,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let Args { binary, directory, uid, gid, transparent, args } = args;
+    let Args { binary, fingerprint, directory, uid, gid, transparent, args } = args;
     let user = uid.zip(gid).map(|(uid, gid)| ProxyUser { uid, gid });
-    match launch(LaunchArgs { binary, user, transparent, directory, args }) {
+    match launch(LaunchArgs { binary, user, transparent, directory, fingerprint, args }) {
         Ok(never) => match never {},
         Err(error) => Err(Failure::new(Exit::Proxy, error)),
     }

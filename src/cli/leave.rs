@@ -10,9 +10,10 @@ use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime, start_failure};
 use super::screen::{self, Paint, paint};
 use super::{capture, service, settings};
-use crate::agent::{StartError, machine};
+use crate::agent::{StartError, join_proxy_group, machine};
 use crate::base::clock;
-use crate::config::{Loaded, RegistrationMode};
+use crate::config::{Loaded, Paths, RegistrationMode};
+use crate::envoy::{end_leftover, living};
 use crate::join::wipe;
 use crate::kube::Client;
 use crate::registry::{Config, Direct, RemoveError};
@@ -38,6 +39,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     // Whatever the fail policy left in place, and what a killed agent could not take away.
     capture::remove(global)?;
+    end_proxy(&paths)?;
     let directories = [paths.run_directory(), paths.state_directory(), paths.config_directory()];
     let existed = directories.iter().any(|directory| directory.exists());
     wipe(paths.root(), &directories).map_err(|error| {
@@ -72,6 +74,24 @@ fn stop_agent(global: &Global) -> Result<(), Failure> {
         .hint("look at its log, then end it and leave again".to_owned()))
 }
 
+/// The proxy of an agent that was killed runs on.
+fn end_proxy(paths: &Paths) -> Result<(), Failure> {
+    let directory = paths.run_directory();
+    if living(&directory).is_none() {
+        return Ok(());
+    }
+    screen::say("  draining the proxy that an agent left …");
+    runtime()?.block_on(end_leftover(&directory));
+    match living(&directory) {
+        None => Ok(()),
+        Some(pid) => {
+            let error = anyhow::anyhow!("the proxy (process {pid}) cannot be ended");
+            let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
+            Err(Failure::new(Exit::Host, error).hint(hint))
+        }
+    }
+}
+
 /// In the mode `kubernetes` the entry is ours to remove; in `istiod` it goes with the stream.
 fn deregister(global: &Global) -> Result<(), Failure> {
     let document = settings::from_file(global, &Overrides::default())?;
@@ -79,6 +99,8 @@ fn deregister(global: &Global) -> Result<(), Failure> {
     if settings.registration.mode != RegistrationMode::Kubernetes {
         return Ok(());
     }
+    // A closed fail policy leaves rules in place, which lead to nobody now.
+    join_proxy_group(&settings).map_err(start_failure)?;
     runtime()?.block_on(async {
         let clock = clock::system();
         let plan = make_plan(global, &settings, &clock).await.map_err(plan_failure)?;

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(super) struct Global {
     /// Put every path of the agent below DIR; several agents on one machine then never meet
     #[arg(long, global = true, value_name = "DIR", env = "VM_AGENT_ROOT", default_value = "/")]
@@ -32,6 +33,7 @@ pub(super) enum LogFormat {
 
 /// Settings that `join` and `run` take on the command line.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
 pub(super) struct Overrides {
     /// The machine's name in the mesh [default: the short host name]
     #[arg(long, value_name = "NAME")]
@@ -110,6 +112,31 @@ impl Overrides {
             all.push(FlagSetting { flag: "--set", path, value: value.to_owned(), literal: false });
         }
         Ok(all)
+    }
+
+    /// The settings that have a flag of their own, by path, and the flag.
+    pub(super) fn flags() -> Vec<(String, &'static str)> {
+        let (text, path) = (|| Some(String::new()), || Some(PathBuf::new()));
+        let all = Self {
+            name: text(),
+            address: text(),
+            network: text(),
+            locality: text(),
+            labels: Vec::new(),
+            namespace: text(),
+            service_account: text(),
+            registration: text(),
+            kube_server: text(),
+            kube_ca: path(),
+            kube_token_file: path(),
+            kubeconfig: path(),
+            proxy_binary: path(),
+            capture: text(),
+            sets: Vec::new(),
+        };
+        let flag = |one: FlagSetting| (one.path.join("."), one.flag);
+        let label = ("workload.labels".to_owned(), "--label");
+        all.plain().into_iter().map(flag).chain([label]).collect()
     }
 
     fn plain(&self) -> Vec<FlagSetting> {

@@ -8,11 +8,14 @@ use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
 use super::settings;
-use crate::agent::{Agent, Configuration, Plan, PlanError, Reason, StartError, plan};
+use crate::agent::{
+    Agent, Configuration, Plan, PlanError, Reason, StartError, join_proxy_group, plan,
+};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
 use crate::config::Settings;
+use crate::systemd::{Kept, ServiceManager};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -41,19 +44,25 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     built.map_err(|error| Failure::new(Exit::Host, error))
 }
 
-/// Starts the agent. A machine whose network is not up yet is waited for.
+/// Starts the agent. A machine whose network is not up yet is waited for; a service manager does not
+/// have to wait with us.
 pub(super) async fn start(global: &Global, configuration: Configuration) -> Result<Agent, Failure> {
     let clock = clock::system();
+    join_proxy_group(&configuration.loaded.settings).map_err(start_failure)?;
+    // Before any program is started that could inherit them.
+    let kept = Kept::take();
     let plan = loop {
         match make_plan(global, &configuration.loaded.settings, &clock).await {
             Err(error @ PlanError::Address { .. }) => {
                 tracing::warn!(error = chain(&error), "Waiting for the network.");
+                ServiceManager.ready("Waiting for the network");
+                ServiceManager.alive();
                 tokio::time::sleep(NETWORK_LOOK).await;
             }
             made => break made.map_err(plan_failure)?,
         }
     };
-    Box::pin(Agent::start(plan, configuration, clock)).await.map_err(start_failure)
+    Box::pin(Agent::start(plan, configuration, kept, clock)).await.map_err(start_failure)
 }
 
 /// The plan for this host.

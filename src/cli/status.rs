@@ -173,6 +173,9 @@ fn proxy(status: &Value) -> String {
     if let Some(pid) = number("/proxy/pid") {
         line.push_str(&format!(", pid {pid}"));
     }
+    if status.pointer("/proxy/origin").and_then(Value::as_str) == Some("adopted") {
+        line.push_str(" (adopted)");
+    }
     if let Some(restarts) = number("/proxy/restarts").filter(|&count| count > 0) {
         line.push_str(&format!(", {restarts} restarts"));
     }

@@ -12,6 +12,7 @@ use super::api::ApiCredential;
 use super::asked::Want;
 use super::ladder::{Origin, Step};
 use super::{Ladder, Phase, RungError, RungState};
+use crate::base::tasks::busy;
 
 /// What tells one content of a file from the next without reading it.
 type Mark = Option<(u64, i64, i64, u64)>;
@@ -39,6 +40,7 @@ impl Ladder {
 
     /// Renews what is due; tells when to come again at the latest.
     async fn tend(&self) -> Duration {
+        let _busy = busy("renewing tokens", PATIENCE);
         let mut next = Duration::MAX;
         if let Some(api) = &self.inner.api {
             next = next.min(self.tend_api(api).await);
@@ -196,6 +198,8 @@ fn mark(path: &Path) -> Mark {
     Some((about.ino(), about.mtime(), about.mtime_nsec(), about.size()))
 }
 
+/// For each source in turn; a plugin for the Kubernetes API may take two minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// The wall clock is looked at at least this often.
 const LOOK: Duration = Duration::from_secs(30);
 /// Files from which help is expected are looked at this often.

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub struct Doors {
     pub(super) doors: Vec<(UdpSocket, TcpListener)>,
 }
 
+/// The sockets of one address that an earlier process opened.
+pub type KeptDoor = (std::net::UdpSocket, std::net::TcpListener);
+
 /// An address that cannot be listened at.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address} for DNS")]
@@ -44,14 +48,18 @@ pub struct OpenError {
 }
 
 impl Doors {
-    /// Opens each address by UDP and TCP. One of IPv6 is skipped on a host without IPv6.
+    /// Opens each address by UDP and TCP, or goes on with the sockets that are `kept` for it. One of
+    /// IPv6 is skipped on a host without IPv6.
     ///
     /// # Errors
     /// With the address that is taken or not ours.
-    pub async fn open(listen: &[SocketAddr]) -> Result<Self, OpenError> {
+    pub async fn open(
+        listen: &[SocketAddr],
+        mut kept: impl FnMut(SocketAddr) -> Option<KeptDoor>,
+    ) -> Result<Self, OpenError> {
         let mut doors = Vec::new();
         for &address in listen {
-            match open(address).await {
+            match open(address, kept(address)).await {
                 Ok(door) => doors.push(door),
                 Err(error) if address.is_ipv6() && lacks_ipv6(&error) => {}
                 Err(source) => return Err(OpenError { address, source }),
@@ -65,9 +73,17 @@ impl Doors {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.doors.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect()
     }
+
+    /// The sockets, by UDP and TCP for each address.
+    pub fn sockets(&self) -> impl Iterator<Item = (BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.doors.iter().map(|(udp, tcp)| (udp.as_fd(), tcp.as_fd()))
+    }
 }
 
-async fn open(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+async fn open(address: SocketAddr, kept: Option<KeptDoor>) -> io::Result<(UdpSocket, TcpListener)> {
+    if let Some((udp, tcp)) = kept {
+        return Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?));
+    }
     let udp = UdpSocket::bind(address).await?;
     let tcp = TcpListener::bind(udp.local_addr()?).await?;
     Ok((udp, tcp))

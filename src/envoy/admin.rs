@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::ConfigCounts;
 
@@ -48,6 +48,8 @@ pub async fn page(port: u16, page: Page) -> io::Result<String> {
 pub(super) struct Report {
     /// It has taken clusters and listeners, and its workers run.
     pub(super) ready: bool,
+    /// It was taken out of traffic: it fails its own health check.
+    pub(super) drained: bool,
     pub(super) config: ConfigCounts,
 }
 
@@ -63,11 +65,13 @@ impl Admin {
                 .unwrap_or(0)
                 .saturating_add(value("listener_manager.lds.update_rejected").unwrap_or(0)),
         };
+        // The state follows a drain and its end only seconds later.
+        let runs = matches!(value("server.state"), Some(LIVE | DRAINING));
         let ready = config.cds_updates > 0
             && config.lds_updates > 0
-            && value("server.state") == Some(0)
+            && runs
             && value("listener_manager.workers_started") == Some(1);
-        Ok(Report { ready, config })
+        Ok(Report { ready, drained: value("server.live") == Some(0), config })
     }
 
     /// Its version, such as `1.40.0`.
@@ -80,16 +84,38 @@ impl Admin {
         number.map(str::to_owned).ok_or_else(|| io::Error::other("it tells no version"))
     }
 
-    /// Stops taking connections, and tells clients to go elsewhere.
+    /// Takes it out of traffic: every connection ends after what is under way on it, and what comes
+    /// is served all the same. [`Admin::undrain`] takes it back.
     pub(super) async fn drain(self) -> io::Result<()> {
+        self.ask(Method::POST, "/healthcheck/fail").await.map(drop)
+    }
+
+    /// Takes it back into traffic.
+    pub(super) async fn undrain(self) -> io::Result<()> {
+        self.ask(Method::POST, "/healthcheck/ok").await.map(drop)
+    }
+
+    /// Has every inbound connection end, until the process does: nothing can take this back.
+    pub(super) async fn wind_up(self) -> io::Result<()> {
         let path = "/drain_listeners?inboundonly&graceful&skip_exit";
         self.ask(Method::POST, path).await.map(drop)
+    }
+
+    /// Waits until no connection is left. It gives up when it gets no answer.
+    pub(super) async fn idle(self) {
+        // The drain itself is asynchronous: what it closes is gone by the second look.
+        loop {
+            sleep(LOOK).await;
+            if matches!(self.connections().await, Ok(0) | Err(_)) {
+                return;
+            }
+        }
     }
 
     /// Connections that are open, those to our own pages and to the admin interface apart.
     ///
     /// `server.total_connections` would not do: Envoy brings it up to date only every few seconds.
-    pub(super) async fn connections(self) -> io::Result<u64> {
+    async fn connections(self) -> io::Result<u64> {
         let text = self.ask(Method::GET, "/stats?filter=downstream_cx_active%24").await?;
         Ok(active_connections(&text))
     }
@@ -155,7 +181,11 @@ fn active_connections(text: &str) -> u64 {
 /// `^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$|…`
 const READINESS: &str = "/stats?filter=%5E%28cluster_manager%5C.cds%5C.update_success%7C\
 cluster_manager%5C.cds%5C.update_rejected%7Clistener_manager%5C.lds%5C.update_success%7C\
-listener_manager%5C.lds%5C.update_rejected%7Cserver%5C.state%7Clistener_manager%5C.workers_started%29%24";
+listener_manager%5C.lds%5C.update_rejected%7Cserver%5C.%28state%7Clive%29%7Clistener_manager%5C.workers_started%29%24";
+/// Two values of `server.state` (Envoy `api/envoy/admin/v3/server_info.proto`).
+const LIVE: u64 = 0;
+const DRAINING: u64 = 1;
+const LOOK: Duration = Duration::from_millis(200);
 /// A proxy that answers later than this hangs.
 const LIMIT: Duration = Duration::from_secs(3);
 /// The answers that we ask for have some hundred bytes.

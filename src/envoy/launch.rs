@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
+use rustix::fs::{FileType, Mode, fchmod, fchown, fstat};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
 };
 
 use super::ProxyUser;
+use super::note::Note;
 use super::process::BOOTSTRAP;
 use crate::base::fsio;
 
@@ -30,6 +32,8 @@ pub struct LaunchArgs {
     pub transparent: bool,
     /// The working directory.
     pub directory: PathBuf,
+    /// What it is started with, as one word, for the note about it.
+    pub fingerprint: String,
     /// Its arguments, without its name.
     pub args: Vec<String>,
 }
@@ -57,12 +61,17 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
     let enter = format!("enter {}", args.directory.display());
     unistd::chdir(&args.directory).map_err(|error| failed(&enter, error.into()))?;
     raise_open_files();
+    // From here to the end this process has one number: an agent that dies meanwhile is known by it.
+    Note::new(&args.directory).write(std::process::id(), &args.fingerprint).map_err(|error| {
+        LaunchError { step: "note the process".to_owned(), source: error.source }
+    })?;
     if let Some(ProxyUser { uid, gid }) = args.user {
         prctl::set_keepcaps(args.transparent)
             .map_err(|error| failed("keep a capability", error.into()))?;
         unistd::setgroups(&[]).map_err(|error| failed("drop the groups", error.into()))?;
         unistd::setgid(Gid::from_raw(gid))
             .map_err(|error| failed(&format!("become group {gid}"), error.into()))?;
+        share_output(gid).map_err(|error| failed("share the output", error.into()))?;
         unistd::setuid(Uid::from_raw(uid))
             .map_err(|error| failed(&format!("become user {uid}"), error.into()))?;
         if args.transparent {
@@ -85,6 +94,18 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
         Ok(never) => Ok(never),
         Err(error) => Err(failed(&format!("start {}", args.binary.display()), error.into())),
     }
+}
+
+/// Envoy opens its output a second time, by path, for an access log at `/dev/stdout`. Its group, which
+/// we have by now, may write to it.
+fn share_output(gid: u32) -> Result<(), rustix::io::Errno> {
+    let output = io::stdout();
+    let is_pipe = FileType::from_raw_mode(fstat(&output)?.st_mode) == FileType::Fifo;
+    if is_pipe {
+        fchown(&output, None, Some(rustix::fs::Gid::from_raw(gid)))?;
+        fchmod(&output, Mode::RUSR | Mode::WUSR | Mode::WGRP)?;
+    }
+    Ok(())
 }
 
 /// Gives up every capability but the one that transparent sockets need (`IP_TRANSPARENT`, ip(7)).

@@ -1,97 +1,103 @@
-//! An Envoy of an earlier agent that died: found by its process number and start time, and ended.
+//! An Envoy whose agent is dead, and which nobody wants to go on with: drained, and ended.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::{sleep, timeout};
 
-use crate::base::fsio::{self, FileError};
+use super::admin::Admin;
+use super::note::{Note, Noted};
+use super::output::{PIPE, is_taken};
+use super::process::BOOTSTRAP;
+use crate::base::fsio;
 
-/// The note about the running Envoy.
-pub(super) struct Note {
-    path: PathBuf,
+/// Drains and ends the proxy that a dead agent left in its run directory, and removes what belongs
+/// to it; its number if there was one. It takes at most some fifteen seconds.
+///
+/// Not to be called while an agent runs, which would start another proxy.
+pub async fn end_leftover(directory: &Path) -> Option<u32> {
+    let note = Note::new(directory);
+    // One that has just been started notes itself within moments.
+    let looks = NOTE_LIMIT.as_millis() / LOOK.as_millis();
+    for _ in 0..looks {
+        if note.living().is_some() || !is_taken(directory) {
+            break;
+        }
+        sleep(LOOK).await;
+    }
+    let found = note.living();
+    if let Some(noted) = &found {
+        let admin = admin_of(directory);
+        end(directory, noted, admin, DRAIN_LIMIT).await;
+    }
+    tidy(directory);
+    found.map(|noted| noted.pid)
 }
 
-impl Note {
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { path: directory.join("envoy.pid") }
-    }
-
-    /// Notes a process.
-    pub(super) fn write(&self, pid: u32) -> Result<(), FileError> {
-        let started = start_time(pid).unwrap_or(0);
-        fsio::replace(&self.path, format!("{pid} {started}\n").as_bytes(), fsio::PUBLIC)
-    }
-
-    /// Forgets it.
-    pub(super) fn clear(&self) {
-        drop(fsio::remove(&self.path));
-    }
-
-    /// The noted process and its start time.
-    fn read(&self) -> Option<(u32, u64)> {
-        let text = fsio::read_text(&self.path, 100).ok()?;
-        let (pid, started) = text.trim().split_once(' ')?;
-        Some((pid.parse().ok()?, started.parse().ok()?))
-    }
-
-    /// Ends the noted process if it still lives. A process that merely has its number is left
-    /// alone: its start time differs.
-    pub(super) async fn end_leftover(&self) {
-        let Some((pid, started)) = self.read() else { return };
-        if start_time(pid) != Some(started) {
-            return self.clear();
-        }
-        tracing::warn!(pid, "Ending the proxy of an earlier agent.");
-        for (signal, limit) in [(Signal::SIGTERM, TERM_LIMIT), (Signal::SIGKILL, KILL_LIMIT)] {
-            let Ok(raw) = i32::try_from(pid) else { return };
-            // It may have ended by itself meanwhile.
-            kill(Pid::from_raw(raw), signal).ok();
-            let steps = limit.as_millis() / LOOK.as_millis();
-            for _ in 0..steps {
-                if start_time(pid) != Some(started) {
-                    return self.clear();
-                }
-                tokio::time::sleep(LOOK).await;
+/// Drains a noted process for at most `limit`, and ends it.
+pub(super) async fn end(directory: &Path, noted: &Noted, admin: Option<Admin>, limit: Duration) {
+    tracing::warn!(pid = noted.pid, "Ending the proxy of an earlier agent.");
+    condemn(directory);
+    if let Some(admin) = admin {
+        let drained = async {
+            if admin.wind_up().await.is_ok() {
+                admin.idle().await;
             }
+        };
+        tokio::select! {
+            drained = timeout(limit, drained) => drop(drained),
+            () = gone(noted) => {}
+        }
+    }
+    for (signal, limit) in [(Signal::SIGTERM, TERM_LIMIT), (Signal::SIGKILL, KILL_LIMIT)] {
+        let Ok(raw) = i32::try_from(noted.pid) else { return };
+        // It may have ended by itself meanwhile.
+        if noted.lives() {
+            kill(Pid::from_raw(raw), signal).ok();
+        }
+        if timeout(limit, gone(noted)).await.is_ok() {
+            return;
         }
     }
 }
 
-/// The noted proxy of a run directory, if its process lives.
-#[must_use]
-pub fn living(directory: &Path) -> Option<u32> {
-    let (pid, started) = Note::new(directory).read()?;
-    (start_time(pid) == Some(started)).then_some(pid)
+/// From here on the noted process is not to be gone on with.
+pub(super) fn condemn(directory: &Path) {
+    if let Err(error) = Note::new(directory).condemn() {
+        tracing::warn!(%error, "The proxy's end could not be noted.");
+    }
 }
 
-/// Field 22 of `/proc/PID/stat`, which with the number names a process for good (proc(5)). A zombie
-/// does not live any more.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.nth(18)?.parse().ok() }
+/// Removes what an ended Envoy needs no more.
+pub(super) fn tidy(directory: &Path) {
+    Note::new(directory).clear();
+    for name in [BOOTSTRAP, PIPE] {
+        drop(fsio::remove(&directory.join(name)));
+    }
 }
 
+async fn gone(noted: &Noted) {
+    while noted.lives() {
+        sleep(LOOK).await;
+    }
+}
+
+/// The admin interface, by the bootstrap that lies there.
+fn admin_of(directory: &Path) -> Option<Admin> {
+    let text = fsio::read_text(&directory.join(BOOTSTRAP), BOOTSTRAP_BYTES).ok()?;
+    let bootstrap: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let port = bootstrap.pointer("/admin/address/socket_address/port_value")?.as_u64()?;
+    Some(Admin { port: u16::try_from(port).ok()? })
+}
+
+/// Whoever waits for this wants the machine back.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const TERM_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_process_that_only_has_the_number_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let note = Note::new(directory.path());
-        let me = std::process::id();
-        std::fs::write(directory.path().join("envoy.pid"), format!("{me} 1\n")).unwrap();
-        note.end_leftover().await;
-        assert!(!directory.path().join("envoy.pid").exists(), "and forgotten");
-        assert!(start_time(me).is_some());
-    }
-}
+/// A launcher notes itself within milliseconds, on a busy machine within a second.
+pub(super) const NOTE_LIMIT: Duration = Duration::from_secs(5);
+/// Some ten kilobytes as a rule.
+const BOOTSTRAP_BYTES: u64 = 1 << 20;

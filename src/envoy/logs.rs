@@ -1,81 +1,59 @@
-//! Envoy's output: into our log, with its levels; the last lines are kept for whoever asks why it
+//! Envoy's words: into our log, with its levels; the last lines are kept for whoever asks why it
 //! died.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-
-/// The last lines of one process.
-#[derive(Clone, Debug, Default)]
-pub(super) struct LastLines(Arc<Mutex<VecDeque<String>>>);
-
-impl LastLines {
-    /// The lines, joined.
-    pub(super) fn text(&self) -> String {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
-    }
-
-    fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line);
-    }
+/// Lines as they come in, and the last ones of them.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// The line that has no end yet.
+    begun: Vec<u8>,
+    last: VecDeque<String>,
 }
 
-/// Reads an output until its end.
-pub(super) async fn forward(output: impl AsyncRead + Unpin + Send, lines: LastLines) {
-    let mut reader = BufReader::new(output);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match read_line(&mut reader, &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+impl Lines {
+    /// Takes what was read. Of a line at most [`LINE_BYTES`] are kept.
+    pub(super) fn take(&mut self, text: &[u8]) {
+        for part in text.split_inclusive(|&byte| byte == b'\n') {
+            let room = LINE_BYTES.saturating_sub(self.begun.len()).min(part.len());
+            self.begun.extend_from_slice(part.get(..room).unwrap_or_default());
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
         }
+    }
+
+    /// The last lines, joined, those that were told before apart. A line without an end counts.
+    pub(super) fn finish(&mut self) -> String {
+        self.end_line();
+        std::mem::take(&mut self.last).into_iter().collect::<Vec<_>>().join(" | ")
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.begun);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
-        if !text.is_empty() {
-            let (level, words) = split(text);
-            log(level, words);
-            lines.push(words.to_owned());
+        if text.is_empty() {
+            return;
         }
+        let (level, words) = split(text);
+        log(level, words);
+        if self.last.len() == LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(words.to_owned());
     }
 }
 
-/// A line, of which at most [`LINE_BYTES`] are kept.
-async fn read_line(
-    reader: &mut (impl AsyncBufReadExt + Unpin),
-    line: &mut Vec<u8>,
-) -> std::io::Result<usize> {
-    let mut total = 0_usize;
-    loop {
-        let found = reader.fill_buf().await?;
-        if found.is_empty() {
-            return Ok(total);
-        }
-        let end = found.iter().position(|&byte| byte == b'\n');
-        let taken = end.map_or(found.len(), |end| end.saturating_add(1));
-        let room = LINE_BYTES.saturating_sub(line.len()).min(taken);
-        line.extend_from_slice(found.get(..room).unwrap_or_default());
-        reader.consume(taken);
-        total = total.saturating_add(taken);
-        if end.is_some() {
-            return Ok(total);
-        }
-    }
-}
-
-/// Our bootstrap's format: time, level, place, message and thread, with tabs between them.
+/// Our bootstrap's format: time, level, place, message and thread, with tabs between them. What has
+/// another one is an access log, as Istio formats it, or the word of something that breaks.
 fn split(line: &str) -> (&str, &str) {
     let mut parts = line.splitn(4, '\t');
     let (Some(_), Some(level), Some(_), Some(rest)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return ("warning", line);
+        let is_access = line.starts_with('{') || line.starts_with('[') && line.contains("] \"");
+        return (if is_access { "info" } else { "warning" }, line);
     };
     (level, rest.rsplit_once("\tthread=").map_or(rest, |(words, _)| words))
 }
@@ -97,8 +75,8 @@ const LINE_BYTES: usize = 4096;
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn long_and_broken_lines_are_bounded_and_the_last_ones_kept() {
+    #[test]
+    fn long_and_broken_lines_are_bounded_and_the_last_ones_kept() {
         let mut text = format!(
             "2026\terror\tenvoy main x.cc:1\tcannot bind\tthread=7\n{}\n",
             "x".repeat(9000)
@@ -107,13 +85,29 @@ mod tests {
             text.push_str(&format!("line {number}\n"));
         }
         text.push_str("no end");
-        let lines = LastLines::default();
-        forward(text.as_bytes(), lines.clone()).await;
-        let kept = lines.text();
-        assert!(kept.starts_with("line 0 | ") && kept.ends_with("line 8 | no end"), "{kept}");
+        // However it is cut.
+        for size in [1, 7, 100_000] {
+            let mut lines = Lines::default();
+            text.as_bytes().chunks(size).for_each(|part| lines.take(part));
+            let kept = lines.finish();
+            assert!(kept.starts_with("line 0 | ") && kept.ends_with("line 8 | no end"), "{kept}");
+            assert_eq!(lines.finish(), "", "those of one process are not those of the next");
+        }
         assert_eq!(
             split("2026\terror\tenvoy main x.cc:1\tcannot bind\tthread=7"),
             ("error", "cannot bind")
         );
+    }
+
+    #[test]
+    fn an_access_log_is_no_warning() {
+        for (line, level) in [
+            ("[2026-11-26T16:25:34.484Z] \"GET / HTTP/1.1\" 200 -", "info"),
+            ("{\"method\":\"GET\"}", "info"),
+            ("[2026-11-26 16:06:42.402][25871][critical][main] [x.cc:1] cannot bind", "warning"),
+            ("terminate called", "warning"),
+        ] {
+            assert_eq!(split(line), (level, line));
+        }
     }
 }

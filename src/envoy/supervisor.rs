@@ -1,4 +1,8 @@
-//! Envoy's life: started, watched, started again in place, drained, ended.
+//! Envoy's life: found or started, watched, started again in place, drained, ended or left to the
+//! next agent.
+
+mod begin;
+mod look;
 
 use std::time::Duration;
 
@@ -6,59 +10,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::admin::Admin;
-use super::leftover::Note;
-use super::process::{BOOTSTRAP, Process, describe};
+use super::handle::{End, Handle, How, Wish};
+use super::leftover;
+use super::output::Output;
+use super::process::Process;
 use super::{Config, ProxyPhase, ProxyState};
-use crate::base::backoff::{Backoff, Retry};
+use crate::base::backoff::Backoff;
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::tasks::Tasks;
-use crate::base::trouble::Trouble;
-
-/// What somebody wants of Envoy.
-enum Wish {
-    Drain,
-    Stop(oneshot::Sender<()>),
-    Kill(oneshot::Sender<()>),
-}
-
-/// The way to a supervised Envoy. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    wishes: mpsc::Sender<Wish>,
-    state: watch::Receiver<ProxyState>,
-}
-
-impl Handle {
-    /// Envoy, whenever it changes.
-    #[must_use]
-    pub fn state(&self) -> watch::Receiver<ProxyState> {
-        self.state.clone()
-    }
-
-    /// Takes it out of traffic; it goes on serving what it has.
-    pub async fn drain(&self) {
-        // Nobody takes wishes after the end, when there is nothing left to drain.
-        drop(self.wishes.send(Wish::Drain).await);
-    }
-
-    /// Drains and ends it; returns when it has ended.
-    pub async fn stop(&self) {
-        self.finish(Wish::Stop).await;
-    }
-
-    /// Ends it without draining; returns when it has ended.
-    pub async fn kill(&self) {
-        self.finish(Wish::Kill).await;
-    }
-
-    async fn finish(&self, wish: impl FnOnce(oneshot::Sender<()>) -> Wish) {
-        let (done, ended) = oneshot::channel();
-        if self.wishes.send(wish(done)).await.is_ok() {
-            drop(ended.await);
-        }
-    }
-}
 
 /// Why Envoy does not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +31,10 @@ enum SupervisionError {
     Start(#[source] std::io::Error),
     #[error("cannot write the proxy's bootstrap")]
     Bootstrap(#[source] fsio::FileError),
+    #[error("cannot open the proxy's output")]
+    Output(#[source] std::io::Error),
+    #[error("a proxy that nobody noted runs in {directory}, and holds its output")]
+    Unknown { directory: String },
 }
 
 /// Supervises one Envoy.
@@ -80,16 +44,35 @@ pub struct Supervisor {
     tasks: Tasks,
     wishes: mpsc::Receiver<Wish>,
     state: watch::Sender<ProxyState>,
+    /// Opened with the first process.
+    output: Option<Output>,
     /// Ends in a row without having been ready.
     deaths: u32,
     /// Looks in a row that were not answered.
     silences: u32,
+    traffic: Traffic,
+}
+
+/// Whether Envoy is in traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Traffic {
+    /// As it was found; it will say so.
+    AsFound,
+    /// It shall be, and has been told where need be.
+    In,
+    /// It shall be back, and has to be told.
+    Into,
+    /// It shall not be, and has been told.
+    Out,
+    /// It shall not be, and has to be told.
+    OutOf,
 }
 
 /// Why the watch over one process ended.
 enum Event {
-    Ended(String),
-    Stopped(oneshot::Sender<()>),
+    Died(String),
+    Ended(End),
+    Released(oneshot::Sender<()>),
 }
 
 impl Supervisor {
@@ -98,144 +81,96 @@ impl Supervisor {
     pub fn new(config: Config, clock: SharedClock, tasks: Tasks) -> (Self, Handle) {
         let (wish, wishes) = mpsc::channel(4);
         let state = watch::Sender::new(ProxyState::default());
-        let handle = Handle { wishes: wish, state: state.subscribe() };
-        (Self { config, clock, tasks, wishes, state, deaths: 0, silences: 0 }, handle)
+        let handle = Handle::new(wish, state.subscribe());
+        let (output, traffic) = (None, Traffic::In);
+        let (deaths, silences) = (0, 0);
+        let new = Self { config, clock, tasks, wishes, state, output, deaths, silences, traffic };
+        (new, handle)
     }
 
-    /// Keeps Envoy running until it is told to stop. An Envoy that ends is started again, at once
-    /// the first time and with growing pauses after it.
+    /// Keeps Envoy running until it is told to stop. One that an earlier agent left, and that was
+    /// started with the same, is gone on with. An Envoy that ends is started again, at once the first
+    /// time and with growing pauses after it.
     pub async fn run(mut self) {
-        let note = Note::new(&self.config.directory);
-        note.end_leftover().await;
         let mut backoff = fresh_backoff();
+        let mut restarted: Option<oneshot::Sender<()>> = None;
         loop {
-            let started = Instant::now();
-            let how = match self.start(&note) {
-                Ok(process) => match self.watch(process).await {
-                    Event::Stopped(done) => return self.stopped(&note, done),
-                    Event::Ended(how) => how,
-                },
+            let begun = Instant::now();
+            let event = match self.begin().await {
+                Ok(process) => {
+                    if let Some(done) = restarted.take() {
+                        // Whoever asked may have given up waiting, here and elsewhere.
+                        done.send(()).ok();
+                    }
+                    self.watch(process).await
+                }
                 Err(error) => {
                     self.report(&error);
-                    error.to_string()
+                    Event::Died(error.to_string())
                 }
             };
-            if started.elapsed() > STABLE {
-                backoff = fresh_backoff();
-            }
-            let pause = backoff.next_delay();
-            tracing::warn!(how, restart_in = ?pause, "The proxy ended.");
-            self.state.send_modify(|state| {
-                state.restarts = state.restarts.saturating_add(1);
-                state.last_exit = Some(how);
-            });
-            if let Some(done) = self.pause(pause).await {
-                return self.stopped(&note, done);
+            let event = match event {
+                Event::Died(how) => {
+                    if begun.elapsed() > STABLE {
+                        backoff = fresh_backoff();
+                    }
+                    self.pause(how, backoff.next_delay()).await
+                }
+                event => Some(event),
+            };
+            match event {
+                None | Some(Event::Died(_)) => {}
+                Some(Event::Released(done)) => return released(done),
+                Some(Event::Ended(End { how: How::Restart { .. }, done })) => {
+                    self.state.send_modify(|state| {
+                        state.ordered_restarts = state.ordered_restarts.saturating_add(1);
+                    });
+                    restarted = Some(done);
+                }
+                Some(Event::Ended(End { done, .. })) => return self.stopped(done),
             }
         }
-    }
-
-    fn start(&self, note: &Note) -> Result<Process, SupervisionError> {
-        let bootstrap = self.config.bootstrap.to_string();
-        fsio::replace(&self.config.directory.join(BOOTSTRAP), bootstrap.as_bytes(), fsio::PUBLIC)
-            .map_err(SupervisionError::Bootstrap)?;
-        let process = Process::start(&self.config, &self.tasks).map_err(SupervisionError::Start)?;
-        if let Err(error) = note.write(process.pid) {
-            tracing::warn!(%error, "The proxy's process number could not be noted.");
-        }
-        tracing::info!(pid = process.pid, "Started the proxy.");
-        let now = self.clock.now();
-        self.state.send_modify(|state| {
-            state.phase = ProxyPhase::Starting;
-            state.pid = Some(process.pid);
-            state.started_at = Some(now);
-            state.ready_since = None;
-            state.config = super::ConfigCounts::default();
-        });
-        Ok(process)
     }
 
     /// Watches a process until it ends or somebody wants it to.
     async fn watch(&mut self, mut process: Process) -> Event {
-        let admin = Admin { port: self.config.admin_port };
+        let admin = self.admin();
         let mut look_at = Instant::now();
         loop {
             tokio::select! {
-                ended = process.ended() => {
-                    let how = describe(&ended);
-                    self.died(&how, process).await;
-                    return Event::Ended(how);
+                how = process.ended() => {
+                    self.died(&how).await;
+                    return Event::Died(how);
                 }
                 () = sleep_until(look_at) => look_at = Instant::now() + self.look(admin).await,
                 wish = self.wishes.recv() => match wish {
-                    Some(Wish::Drain) => self.drain(admin).await,
-                    Some(Wish::Stop(done)) => {
-                        self.drain_to_the_end(admin, &mut process).await;
-                        process.end(TERM_LIMIT).await;
-                        return Event::Stopped(done);
-                    }
-                    Some(Wish::Kill(done)) => {
-                        process.end(TERM_LIMIT).await;
-                        return Event::Stopped(done);
+                    Some(Wish::Release(done)) => return Event::Released(done),
+                    Some(Wish::End(end)) => return Event::Ended(self.end(process, end).await),
+                    Some(wish) => {
+                        self.direct(&wish);
+                        look_at = Instant::now();
                     }
                     // Every handle is gone: nobody could stop it any more.
-                    None => {
-                        process.end(TERM_LIMIT).await;
-                        return Event::Stopped(oneshot::channel().0);
-                    }
+                    None => return Event::Ended(self.end(process, nobody()).await),
                 },
             }
         }
     }
 
-    /// Asks Envoy how it is; returns the pause until the next look.
-    async fn look(&mut self, admin: Admin) -> Duration {
-        let report = admin.report().await;
-        if report.is_ok() && self.state.borrow().version.is_none() {
-            self.learn_version(admin).await;
+    /// Takes note of a wish that concerns its traffic; the next look tells it.
+    fn direct(&mut self, wish: &Wish) {
+        match wish {
+            Wish::Drain => self.traffic = Traffic::OutOf,
+            Wish::Undrain => self.traffic = Traffic::Into,
+            Wish::Release(_) | Wish::End(_) => {}
         }
-        let now = self.clock.now();
-        let before = self.state.borrow().phase;
-        let draining = before == ProxyPhase::Draining;
-        let phase = match &report {
-            _ if draining => ProxyPhase::Draining,
-            Ok(report) if report.ready => ProxyPhase::Ready,
-            Ok(_) => ProxyPhase::Live,
-            // One slow answer is no reason to call a proxy that serves dead.
-            Err(_) => before,
+    }
+
+    async fn died(&mut self, how: &str) {
+        let words = match &self.output {
+            Some(output) => output.last_words().await,
+            None => String::new(),
         };
-        self.silences = if report.is_ok() { 0 } else { self.silences.saturating_add(1) };
-        if phase == ProxyPhase::Ready && self.silences >= SILENT {
-            self.report(&SupervisionError::Silent);
-            return LOOK_READY;
-        }
-        if phase == ProxyPhase::Ready {
-            self.deaths = 0;
-        }
-        self.state.send_if_modified(|state| {
-            let config = report.as_ref().map_or(state.config, |report| report.config);
-            let changed = state.phase != phase || state.config != config;
-            state.config = config;
-            if phase == ProxyPhase::Ready && state.phase != phase {
-                tracing::info!("The proxy is ready.");
-                state.ready_since = Some(now);
-                state.trouble = None;
-            }
-            state.phase = phase;
-            changed
-        });
-        if phase == ProxyPhase::Ready { LOOK_READY } else { LOOK_STARTING }
-    }
-
-    /// For people; asked while it waits for its configuration.
-    async fn learn_version(&self, admin: Admin) {
-        match admin.version().await {
-            Ok(version) => self.state.send_modify(|state| state.version = Some(version)),
-            Err(error) => tracing::debug!(%error, "The proxy tells no version."),
-        }
-    }
-
-    async fn died(&mut self, how: &str, process: Process) {
         let was_ready = self.state.borrow().ready_since.is_some();
         self.deaths = if was_ready { 0 } else { self.deaths.saturating_add(1) };
         self.state.send_modify(|state| {
@@ -244,79 +179,104 @@ impl Supervisor {
             state.ready_since = None;
         });
         if self.deaths >= HOPELESS {
-            let (times, how, words) = (self.deaths, how.to_owned(), process.last_words().await);
-            self.report(&SupervisionError::Dies { times, how, words });
+            self.report(&SupervisionError::Dies { times: self.deaths, how: how.to_owned(), words });
         }
     }
 
-    fn report(&mut self, error: &SupervisionError) {
-        let hint = "read the proxy's words above; `vm-agent config show` has its settings, and \
-                    another binary can be named with --proxy-binary";
-        let now = self.clock.now();
-        let trouble = Trouble::new(error, Some(hint.to_owned()), Retry::Later, now);
+    /// Waits after an end, unless somebody wants something else.
+    async fn pause(&mut self, how: String, pause: Duration) -> Option<Event> {
+        tracing::warn!(how, restart_in = ?pause, "The proxy ended.");
         self.state.send_modify(|state| {
-            state.phase = ProxyPhase::Failed;
-            let since = state.trouble.as_ref().map_or(now, |old| old.since);
-            state.trouble = Some(Trouble { since, ..trouble });
+            state.restarts = state.restarts.saturating_add(1);
+            state.last_exit = Some(how);
         });
-    }
-
-    /// Waits, unless somebody wants an end.
-    async fn pause(&mut self, pause: Duration) -> Option<oneshot::Sender<()>> {
         let end = Instant::now() + pause;
         loop {
             tokio::select! {
                 () = sleep_until(end) => return None,
                 wish = self.wishes.recv() => match wish {
-                    Some(Wish::Drain) => {}
-                    Some(Wish::Stop(done) | Wish::Kill(done)) => return Some(done),
-                    None => return Some(oneshot::channel().0),
+                    Some(Wish::End(end)) => return Some(Event::Ended(end)),
+                    Some(Wish::Release(done)) => return Some(Event::Released(done)),
+                    Some(wish) => self.direct(&wish),
+                    None => return Some(Event::Ended(nobody())),
                 },
             }
         }
     }
 
-    async fn drain(&self, admin: Admin) {
+    /// Ends the process as somebody wants; of two wishes the later one counts.
+    async fn end(&mut self, mut process: Process, mut end: End) -> End {
+        if end.how != How::Kill {
+            // Whoever finds it from now on must not take it for a good one.
+            leftover::condemn(&self.config.directory);
+            end = self.wind_up(&mut process, end).await;
+        }
+        process.end(TERM_LIMIT).await;
+        end
+    }
+
+    /// Has its connections end, and waits until none is left or the time is over.
+    async fn wind_up(&mut self, process: &mut Process, mut end: End) -> End {
+        let (admin, limit) = (self.admin(), self.config.termination_drain);
         self.state.send_modify(|state| state.phase = ProxyPhase::Draining);
-        if let Err(error) = admin.drain().await {
-            tracing::warn!(%error, "The proxy could not be drained.");
-        }
-    }
-
-    /// Drains, and waits until no connection is left or the time is over.
-    async fn drain_to_the_end(&self, admin: Admin, process: &mut Process) {
-        self.drain(admin).await;
+        let notice = match end.how {
+            How::Restart { notice } => notice,
+            How::Kill | How::Stop => Duration::ZERO,
+        };
         let idle = async {
-            // The drain itself is asynchronous: what it closes is gone by the second look.
-            loop {
-                sleep(LOOK_DRAINING).await;
-                if matches!(admin.connections().await, Ok(0) | Err(_)) {
-                    return;
-                }
+            sleep(notice).await;
+            if let Err(error) = admin.wind_up().await {
+                tracing::warn!(%error, "The proxy could not be drained.");
+            }
+            if timeout(limit, admin.idle()).await.is_err() {
+                tracing::info!("Connections are still open; ending the proxy all the same.");
             }
         };
-        let wait = async {
+        let mut idle = std::pin::pin!(idle);
+        loop {
             tokio::select! {
-                () = idle => {}
-                _ = process.ended() => {}
+                () = &mut idle => return end,
+                _ = process.ended() => return end,
+                wish = self.wishes.recv() => match wish {
+                    Some(Wish::End(End { how: How::Restart { .. }, .. })) => {}
+                    Some(Wish::End(other)) => {
+                        end = other;
+                        if end.how == How::Kill {
+                            return end;
+                        }
+                    }
+                    // What is on its way out is nothing for the next agent: it will find that out.
+                    Some(Wish::Release(_)) => {}
+                    Some(wish) => self.direct(&wish),
+                    None => return nobody(),
+                },
             }
-        };
-        if timeout(self.config.termination_drain, wait).await.is_err() {
-            tracing::info!("Connections are still open; ending the proxy all the same.");
         }
     }
 
-    fn stopped(self, note: &Note, done: oneshot::Sender<()>) {
-        note.clear();
-        drop(fsio::remove(&self.config.directory.join(BOOTSTRAP)));
+    fn admin(&self) -> Admin {
+        Admin { port: self.config.admin_port }
+    }
+
+    fn stopped(self, done: oneshot::Sender<()>) {
+        leftover::tidy(&self.config.directory);
         self.state.send_modify(|state| {
             state.phase = ProxyPhase::Stopped;
             state.pid = None;
         });
         tracing::info!("The proxy has stopped.");
-        // Whoever asked may have given up waiting.
         done.send(()).ok();
     }
+}
+
+fn released(done: oneshot::Sender<()>) {
+    tracing::info!("The proxy runs on for the next agent.");
+    done.send(()).ok();
+}
+
+/// The end when there is nobody left who could wish for one.
+fn nobody() -> End {
+    End { how: How::Kill, done: oneshot::channel().0 }
 }
 
 /// The first restart comes at once: traffic waits for it.
@@ -328,10 +288,5 @@ fn fresh_backoff() -> Backoff {
 const STABLE: Duration = Duration::from_secs(60);
 /// After so many deaths in a row somebody is told.
 const HOPELESS: u32 = 3;
-/// After so many unanswered looks a proxy that was ready is not called so any more.
-const SILENT: u32 = 3;
-const LOOK_STARTING: Duration = Duration::from_millis(25);
-const LOOK_READY: Duration = Duration::from_secs(2);
-const LOOK_DRAINING: Duration = Duration::from_millis(200);
 /// What Envoy needs to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(5);

@@ -202,16 +202,120 @@ async fn a_proxy_that_dies_at_once_is_a_trouble_with_its_own_words() {
     handle.kill().await;
 }
 
+/// Supervises until there is a process, and lets it go, perhaps before it has noted itself; returns
+/// its number.
+async fn leave_one(config: Config) -> u32 {
+    let (handle, _tasks) = supervise(config);
+    let mut state = handle.state();
+    let pid = state.wait_for(|state| state.pid.is_some()).await.unwrap().pid.unwrap();
+    handle.release().await;
+    pid
+}
+
+/// Waits until the process in a directory has noted itself.
+async fn noted(directory: &Path) {
+    while living(directory).is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn kill(pid: u32) {
+    let raw = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(raw, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 #[tokio::test]
-async fn the_proxy_of_a_dead_agent_is_ended_before_a_new_one_starts() {
+async fn the_proxy_that_an_agent_left_is_gone_on_with_and_its_end_is_learned() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), "exec sleep 600");
+    let left = leave_one(config.clone()).await;
+    let (handle, _tasks) = supervise(config);
+    let mut state = handle.state();
+    let found = state.wait_for(|state| state.pid.is_some()).await.unwrap().clone();
+    assert_eq!((found.pid, found.origin, found.restarts), (Some(left), ProxyOrigin::Adopted, 0));
+    let age = clock::system().now().duration_since(found.started_at.unwrap()).unwrap();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+    kill(left);
+    let again = state.wait_for(|state| state.pid.is_some_and(|pid| pid != left)).await;
+    let again = again.unwrap().clone();
+    assert_eq!((again.origin, again.restarts), (ProxyOrigin::Started, 1));
+    assert!(again.last_exit.unwrap().contains("not known"));
+    handle.stop().await;
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only the script is left");
+}
+
+#[tokio::test]
+async fn a_proxy_that_was_started_with_something_else_is_ended_before_a_new_one_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = config(directory.path(), "exec sleep 600");
+    let mut other_bootstrap = first.clone();
+    other_bootstrap.bootstrap = serde_json::json!({"node": {"id": "other"}});
+    let mut other_level = other_bootstrap.clone();
+    other_level.log_level = "info".to_owned();
+    let mut left = leave_one(first).await;
+    for config in [other_bootstrap, other_level] {
+        let next = leave_one(config).await;
+        assert_ne!(next, left);
+        assert!(!Path::new(&format!("/proc/{left}")).exists() || is_zombie(left));
+        left = next;
+    }
+    assert_eq!(end_leftover(directory.path()).await, Some(left));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only the script is left");
+    assert_eq!(end_leftover(directory.path()).await, None);
+}
+
+/// Ended, and not yet waited for by this process, whose child it is in these tests.
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(") Z ")
+}
+
+#[tokio::test]
+async fn a_proxy_on_its_way_out_is_not_gone_on_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), "trap '' TERM; sleep 600 & wait");
+    let (handle, _tasks) = supervise(config.clone());
+    let mut state = handle.state();
+    let left = state.wait_for(|state| state.pid.is_some()).await.unwrap().pid.unwrap();
+    noted(directory.path()).await;
+    let stopping = handle.clone();
+    let mut stop = std::pin::pin!(stopping.stop());
+    // The agent dies in the midst of its stop.
+    tokio::select! {
+        () = &mut stop => panic!("it ends only by force"),
+        draining = state.wait_for(|state| state.phase == ProxyPhase::Draining) => drop(draining),
+    }
+    let note = std::fs::read_to_string(directory.path().join("envoy.pid")).unwrap();
+    assert!(!note.contains(&fingerprint::of(&config)), "{note}");
+    kill(left);
+    stop.await;
+}
+
+#[tokio::test]
+async fn a_restart_that_was_asked_for_is_no_death() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, _tasks) = supervise(config(directory.path(), "exec sleep 600"));
+    let mut state = handle.state();
+    let first = state.wait_for(|state| state.pid.is_some()).await.unwrap().pid;
+    handle.restart(Duration::ZERO).await;
+    let now = state.borrow().clone();
+    assert_ne!(now.pid, first);
+    assert_eq!((now.restarts, now.ordered_restarts, now.last_exit), (0, 1, None));
+    handle.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_nobody_noted_is_never_joined_by_a_second_one() {
     let directory = tempfile::tempdir().unwrap();
     let (tasks, _ends) = Tasks::new();
-    let config = config(directory.path(), "exec sleep 600");
-    let process = process::Process::start(&config, &tasks).unwrap();
-    leftover::Note::new(directory.path()).write(process.pid).unwrap();
-    let mut process = process;
-    let (handle, _tasks) = supervise(config);
-    let ended = process.ended().await;
-    assert!(process::describe(&ended).contains("signal 15"));
+    let output = output::Output::open(directory.path(), &tasks).unwrap();
+    let held = output.for_process().unwrap().unwrap();
+    let (handle, _tasks) = supervise(config(directory.path(), "exec sleep 600"));
+    let mut state = handle.state();
+    let failed = state.wait_for(|state| state.trouble.is_some()).await.unwrap().clone();
+    assert!(failed.trouble.unwrap().what.contains("nobody noted"));
+    assert_eq!(failed.pid, None);
+    drop(held);
+    state.wait_for(|state| state.pid.is_some()).await.unwrap();
     handle.kill().await;
 }

@@ -14,6 +14,7 @@ use super::direct::{Direct, RegisterError, Standing, is_with_machine};
 use super::tenant::{self, Tenant};
 use super::{entry, fields, object};
 use crate::base::backoff::{Backoff, Retry};
+use crate::base::tasks::busy;
 use crate::base::trouble::Trouble;
 use crate::kube::{FieldConflict, KubeError, Object, Version, Watch, WatchEvent};
 use crate::workload::{Address, Workload};
@@ -103,6 +104,7 @@ impl<'a> Course<'a> {
 
     /// Applies the entry.
     async fn look(&mut self) -> Result<Look, RegisterError> {
+        let _busy = busy("applying the WorkloadEntry", PATIENCE);
         let Direct { client, config, .. } = self.direct;
         let workload = Arc::clone(&self.workload.borrow_and_update());
         let addresses = addresses(&workload);
@@ -439,6 +441,8 @@ fn jittered(time: Duration) -> Duration {
 
 /// Fields without which an entry is not this machine's.
 const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
+/// For some calls, and a plugin that has the credential for them (two minutes).
+const PATIENCE: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// One moment for what belongs together, such as a deletion and what replaces it.

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Order};
 use crate::base::uds::Peers;
 
-/// Serves `GET /v1/status`, `POST /v1/reload` and `POST /v1/stop` on a Unix socket until `stop`.
+/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/stop` and
+/// `/v1/proxy/{drain,restart,undrain}` on a Unix socket until `stop`.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -28,6 +29,9 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(halt))
+        .route("/v1/proxy/drain", post(drain))
+        .route("/v1/proxy/restart", post(restart))
+        .route("/v1/proxy/undrain", post(undrain))
         .with_state(desk);
     let listener = Guarded { listener, peers };
     axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await
@@ -43,6 +47,18 @@ async fn reload(State(desk): State<Desk>) -> StatusCode {
 
 async fn halt(State(desk): State<Desk>) -> StatusCode {
     pass(&desk, Order::Stop)
+}
+
+async fn drain(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::Drain)
+}
+
+async fn restart(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::RestartProxy)
+}
+
+async fn undrain(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::Undrain)
 }
 
 fn pass(desk: &Desk, order: Order) -> StatusCode {

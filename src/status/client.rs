@@ -45,10 +45,16 @@ pub fn ask(socket: &Path) -> Result<Value, AskError> {
 /// What the daemon is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
+    /// Take the proxy out of traffic.
+    DrainProxy,
     /// Read its configuration again.
     Reload,
+    /// Drain the proxy, and start it anew.
+    RestartProxy,
     /// Drain and stop.
     Stop,
+    /// Take the proxy back into traffic.
+    UndrainProxy,
 }
 
 /// Asks the daemon to do something; it does it after its answer.
@@ -57,8 +63,11 @@ pub enum Wish {
 /// As [`ask`].
 pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
     let request = match wish {
+        Wish::DrainProxy => "POST /v1/proxy/drain",
         Wish::Reload => "POST /v1/reload",
+        Wish::RestartProxy => "POST /v1/proxy/restart",
         Wish::Stop => "POST /v1/stop",
+        Wish::UndrainProxy => "POST /v1/proxy/undrain",
     };
     exchange(socket, request).map(drop)
 }

@@ -97,7 +97,16 @@ fn agent(page: &mut Page, board: &Board, snapshot: &Snapshot) {
     }
     page.gauge("uptime_seconds", "Since the agent started.", board.uptime().as_secs());
     page.gauge("ready", "1 when the machine is in the mesh.", u8::from(snapshot.ready));
-    page.counter("proxy_restarts", "Starts of the proxy after the first.", snapshot.proxy.restarts);
+    page.counter(
+        "proxy_restarts",
+        "Starts of the proxy after an end that nobody asked for.",
+        snapshot.proxy.restarts,
+    );
+    page.counter(
+        "proxy_ordered_restarts",
+        "Starts of the proxy that somebody asked for.",
+        snapshot.proxy.ordered_restarts,
+    );
     if let Some(skew) = &snapshot.clock {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries are exact")]
         let seconds = skew.ahead_ms as f64 / 1000.0;

@@ -39,6 +39,8 @@ pub enum Phase {
     Starting,
     /// In the mesh.
     Ready,
+    /// In the mesh, but taken out of traffic.
+    Drained,
     /// On its way out.
     Draining,
 }
@@ -295,6 +297,8 @@ impl Board {
             Phase::Certifying
         } else if proxy.phase == ProxyPhase::Ready && settled {
             Phase::Ready
+        } else if proxy.phase == ProxyPhase::Drained && settled {
+            Phase::Drained
         } else if registration.phase == RegistrationPhase::Failed {
             Phase::Registering
         } else {

@@ -27,6 +27,7 @@ from renewal import *
 from shapes import *
 from sources import *
 from story import *
+from survival import *
 from travel import *
 
 def both():

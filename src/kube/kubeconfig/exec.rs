@@ -98,6 +98,10 @@ impl Plugin {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
+        // What the service manager says to us is for no other program (sd_notify(3)).
+        for variable in OURS {
+            wanted.env_remove(variable);
+        }
         let mut child = wanted.spawn().map_err(|error| self.failed(error.to_string()))?;
         let mut output = Zeroizing::new(Vec::new());
         if let Some(stdout) = child.stdout.take() {
@@ -165,6 +169,15 @@ fn about(cluster: &Cluster, ca_pem: &str) -> Value {
 
 const VERSIONS: [&str; 2] =
     ["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"];
+/// Variables by which a service manager speaks with one process.
+const OURS: [&str; 6] = [
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 /// The one extension of a cluster that is meant for plugins.
 const EXTENSION: &str = "client.authentication.k8s.io/exec";
 /// A person may have to type a code into a browser meanwhile.

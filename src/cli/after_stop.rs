@@ -1,0 +1,44 @@
+//! The hidden subcommand that the service manager runs when the agent has ended (`ExecStopPost=`).
+
+use super::capture;
+use super::exit::Failure;
+use super::logs;
+use super::options::{Global, Overrides};
+use super::run::runtime;
+use super::settings;
+use crate::agent::tidy_up;
+use crate::base::trouble::chain;
+use crate::capture::FailPolicy;
+use crate::systemd;
+
+pub(super) fn run(global: &Global) -> Result<(), Failure> {
+    logs::start(global, logs::Wanted { level: "info", json: false });
+    let paths = settings::paths(global);
+    let policy = policy(global);
+    runtime()?.block_on(async {
+        let job = systemd::job().await.unwrap_or_else(|error| {
+            let error = chain(&error);
+            tracing::warn!(error, "Cannot tell a stop from a crash; taking it for a crash.");
+            None
+        });
+        tidy_up(&paths, policy, job).await.map_err(capture::failure)
+    })
+}
+
+/// Rules of which nobody can tell what should become of them stay: traffic around the proxy may be
+/// worse than none. A machine that has left has no configuration, and no use for them.
+fn policy(global: &Global) -> FailPolicy {
+    if !settings::paths(global).config_file().exists() && global.config.is_none() {
+        return FailPolicy::Open;
+    }
+    let loaded = settings::from_file(global, &Overrides::default())
+        .and_then(|document| settings::load(&document, global));
+    match loaded {
+        Ok(loaded) => loaded.settings.capture.fail_policy,
+        Err(failure) => {
+            let error = format!("{:#}", failure.error);
+            tracing::warn!(error, "The configuration is unusable; the redirect rules stay.");
+            FailPolicy::Closed
+        }
+    }
+}
