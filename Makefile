@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
+.PHONY: package help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -51,6 +51,9 @@ fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nigh
 
 gen: ## Make the generated protocol code again
 	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap
+
+package: build ## Make the Debian and RPM packages in target/package (VERSION=1.2.3 for another version)
+	packaging/package.sh
 
 build: ## Build the agent for release
 	$(CARGO) build --locked --release

@@ -8,6 +8,7 @@ mod doors;
 mod facts;
 mod identity;
 mod machine;
+mod owner;
 mod plan;
 mod registration;
 mod reload;

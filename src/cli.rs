@@ -6,6 +6,7 @@ mod bugreport;
 mod bundle;
 mod capture;
 mod cert;
+mod completions;
 mod config;
 mod doctor;
 mod exit;
@@ -14,6 +15,7 @@ mod join;
 mod launch;
 mod leave;
 mod logs;
+mod man;
 mod options;
 mod progress;
 mod proxy;
@@ -35,7 +37,7 @@ use options::Global;
 
 /// Brings this virtual machine into an Istio mesh and keeps it there.
 #[derive(Debug, Parser)]
-#[command(name = "vm-agent", version, propagate_version = true, after_help = EXIT_STATUSES)]
+#[command(name = "vm-agent", version, propagate_version = true, after_help = exit::statuses())]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -78,8 +80,13 @@ enum Command {
     Proxy(proxy::Command),
     /// Show what is known of this machine and its cloud, by the names that templates use
     Facts(Box<facts::Args>),
+    /// Print the completions of a shell
+    Completions(completions::Args),
     /// Show the version
     Version,
+    /// Write the manual pages (for the packages)
+    #[command(hide = true)]
+    Man(man::Args),
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
@@ -109,6 +116,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(command) => config::run(&cli.global, command),
         Command::Proxy(command) => proxy::run(&cli.global, command),
         Command::Facts(args) => facts::run(&cli.global, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
         Command::AfterStop => after_stop::run(&cli.global),
@@ -130,11 +139,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         _ => Exit::Usage.into(),
     }
 }
-
-const EXIT_STATUSES: &str = "\
-Exit statuses: 0 all is well, 1 other error, 2 wrong command line, 3 not ready or timed out,
-4 configuration, 5 credential, 6 control plane, 7 registration refused, 8 proxy, 9 this host
-(port, permission, disk), 10 an agent is already running, 11 no agent is running";
 
 /// A failure of a command that has no status of its own.
 fn other(error: impl Into<anyhow::Error>) -> Failure {

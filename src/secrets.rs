@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 pub use files::{Files, follow_files};
-pub use kept::{KeptIdentity, Place, look};
+pub use kept::{KeptIdentity, Place, forget, look};
 pub use rotation::renew;
 pub use vault::Vault;
 pub use workload_api::follow_workload_api;

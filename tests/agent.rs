@@ -22,6 +22,8 @@ use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServic
 
 #[path = "agent/sources.rs"]
 mod sources;
+#[path = "agent/survival.rs"]
+mod survival;
 
 fn valid(status: &Value) -> bool {
     status["identity"]["valid"] == true

@@ -151,6 +151,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("webpki", &["identity/"]),
     ("clap", &["cli.rs", "cli/"]),
     ("anyhow", &["cli.rs", "cli/"]),
+    ("clap_complete", &["cli/completions.rs"]),
+    ("clap_mangen", &["cli/man.rs"]),
     ("reqwest", &["kube/"]),
     ("serde_saphyr", &["config/yaml.rs", "kube/kubeconfig", "devmesh/"]),
     ("sd_notify", &["systemd.rs"]),

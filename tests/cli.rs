@@ -63,6 +63,7 @@ fn help_goes_to_standard_output_and_names_every_command_and_status() {
         "cert",
         "config",
         "facts",
+        "completions",
         "version",
         "Exit statuses",
     ] {

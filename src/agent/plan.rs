@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::owner::own_name;
 use crate::base::clock::{SharedClock, SkewGauge};
 use crate::capture::Interception;
 use crate::config::{self, Kubernetes, Mesh, Paths, RegistrationMode, Settings, Unfilled};
@@ -260,7 +261,7 @@ async fn workload(
     };
     let wanted = wanted.complete(known, &address).map_err(unfilled)?;
     let name = wanted.name.clone().or_else(platform::host_name);
-    let name = name.unwrap_or_else(|| "vm".to_owned());
+    let name = own_name(paths, name.unwrap_or_else(|| "vm".to_owned()));
     Ok((whole(wanted, (name, id), address, found), facts))
 }
 

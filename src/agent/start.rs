@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::bearings::Bearings;
 use super::chronicle::Chronicle;
 use super::doors::Doors;
+use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
 use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
@@ -84,6 +85,7 @@ impl Agent {
     ) -> Result<Self, StartError> {
         join_proxy_group(plan.capture.as_ref())?;
         let doors = Doors::open(&plan, kept).await?;
+        settle(&plan.paths, &plan.workload.name, plan.secrets.export_directory.as_deref())?;
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;

@@ -34,6 +34,31 @@ pub(super) enum Exit {
     NotRunning = 11,
 }
 
+/// Every status and its meaning, for `--help` and the manual.
+pub(super) const MEANINGS: [(Exit, &str); 12] = [
+    (Exit::Ok, "all is well"),
+    (Exit::Other, "another error"),
+    (Exit::Usage, "the command line is wrong"),
+    (Exit::NotReady, "the machine is not ready, or a wait timed out"),
+    (Exit::Configuration, "the configuration is unusable"),
+    (Exit::Credential, "the credential is missing, or known to be unusable"),
+    (Exit::ControlPlane, "the control plane cannot be reached, or is not ours"),
+    (Exit::Registration, "the registration was refused"),
+    (Exit::Proxy, "the proxy is missing, or does not stay up"),
+    (Exit::Host, "the host refuses: a port in use, a permission, a full disk"),
+    (Exit::AlreadyRunning, "another agent is running with the same root"),
+    (Exit::NotRunning, "no agent is running with this root"),
+];
+
+/// The statuses, one a line.
+pub(super) fn statuses() -> String {
+    let mut text = "Exit statuses:".to_owned();
+    for (status, meaning) in MEANINGS {
+        text.push_str(&format!("\n  {:>2}  {meaning}", status as u8));
+    }
+    text
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(super) struct Global {
     /// Put every path of the agent below DIR; several agents on one machine then never meet
     #[arg(long, global = true, value_name = "DIR", env = "VM_AGENT_ROOT", default_value = "/")]
@@ -32,6 +33,7 @@ pub(super) enum LogFormat {
 
 /// Settings that `join` and `run` take on the command line.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
 pub(super) struct Overrides {
     /// The machine's name in the mesh [default: the short host name]
     #[arg(long, value_name = "NAME")]

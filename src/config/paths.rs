@@ -63,6 +63,12 @@ impl Paths {
         self.state_directory().join("machine-id")
     }
 
+    /// Which machine the state belongs to.
+    #[must_use]
+    pub fn machine_note(&self) -> PathBuf {
+        self.state_directory().join("machine.json")
+    }
+
     /// The token for the Kubernetes API that `join` placed and the agent renews.
     #[must_use]
     pub fn kube_token_file(&self) -> PathBuf {

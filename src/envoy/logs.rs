@@ -45,13 +45,15 @@ impl Lines {
     }
 }
 
-/// Our bootstrap's format: time, level, place, message and thread, with tabs between them.
+/// Our bootstrap's format: time, level, place, message and thread, with tabs between them. What has
+/// another one is an access log, as Istio formats it, or the word of something that breaks.
 fn split(line: &str) -> (&str, &str) {
     let mut parts = line.splitn(4, '\t');
     let (Some(_), Some(level), Some(_), Some(rest)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return ("warning", line);
+        let is_access = line.starts_with('{') || line.starts_with('[') && line.contains("] \"");
+        return (if is_access { "info" } else { "warning" }, line);
     };
     (level, rest.rsplit_once("\tthread=").map_or(rest, |(words, _)| words))
 }
@@ -95,5 +97,17 @@ mod tests {
             split("2026\terror\tenvoy main x.cc:1\tcannot bind\tthread=7"),
             ("error", "cannot bind")
         );
+    }
+
+    #[test]
+    fn an_access_log_is_no_warning() {
+        for (line, level) in [
+            ("[2026-11-26T16:25:34.484Z] \"GET / HTTP/1.1\" 200 -", "info"),
+            ("{\"method\":\"GET\"}", "info"),
+            ("[2026-11-26 16:06:42.402][25871][critical][main] [x.cc:1] cannot bind", "warning"),
+            ("terminate called", "warning"),
+        ] {
+            assert_eq!(split(line), (level, line));
+        }
     }
 }

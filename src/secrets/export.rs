@@ -45,6 +45,14 @@ fn link(at: &Path, target: &Path) -> Result<(), FileError> {
     fsio::rename(&fresh, at)
 }
 
+/// Removes all sets and the links to them.
+pub(super) fn forget(directory: &Path) -> Result<(), FileError> {
+    for link in FILES.into_iter().chain(["current"]) {
+        fsio::remove(&directory.join(link))?;
+    }
+    if directory.exists() { remove_older(directory, "") } else { Ok(()) }
+}
+
 fn remove_older(directory: &Path, current: &str) -> Result<(), FileError> {
     let failed = |source| FileError { action: "list", path: directory.to_owned(), source };
     for entry in std::fs::read_dir(directory).map_err(failed)? {

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::persist;
+use super::{export, persist};
 use crate::base::clock::rfc3339;
+use crate::base::fsio::FileError;
 use crate::controlplane::read_roots;
 use crate::identity::{IssuedIdentity, Refusal, Roots, SpiffeId};
 
@@ -69,4 +70,13 @@ pub fn look(place: &Place<'_>, now: SystemTime) -> KeptIdentity {
         }
         Err(error) => KeptIdentity::Unusable { why: error.to_string() },
     }
+}
+
+/// Removes the identity kept on disk, and what of it was written for other programs.
+///
+/// # Errors
+/// With the first file that cannot be removed.
+pub fn forget(state_directory: &Path, exported: Option<&Path>) -> Result<(), FileError> {
+    persist::forget(state_directory)?;
+    exported.map_or(Ok(()), export::forget)
 }

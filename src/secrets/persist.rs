@@ -92,9 +92,19 @@ pub(super) fn save(directory: &Path, identity: &IssuedIdentity) -> Result<(), Fi
 
 /// Puts an unusable file out of the way, for a person to look at. Only the last one is kept.
 pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, FileError> {
-    let aside = directory.join("identity.json.corrupt");
+    let aside = aside(directory);
     fsio::rename(&path(directory), &aside)?;
     Ok(aside)
+}
+
+/// Removes the identity, and one that was set aside.
+pub(super) fn forget(directory: &Path) -> Result<(), FileError> {
+    fsio::remove(&path(directory))?;
+    fsio::remove(&aside(directory))
+}
+
+fn aside(directory: &Path) -> PathBuf {
+    directory.join("identity.json.corrupt")
 }
 
 const VERSION: u32 = 1;

@@ -122,6 +122,22 @@ impl Bed {
         Command::new(AGENT).arg("--root").arg(self.root.path()).args(args).output().unwrap()
     }
 
+    /// A command that can be run while the test plays others.
+    pub(crate) fn command_later(
+        &self,
+        args: &[&'static str],
+    ) -> impl FnOnce() -> std::process::Output + Send + 'static {
+        let (root, args) = (self.root.path().to_owned(), args.to_vec());
+        move || Command::new(AGENT).arg("--root").arg(root).args(args).output().unwrap()
+    }
+
+    /// The agent dies as nobody can prevent.
+    pub(crate) async fn kill(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        tokio::task::spawn_blocking(move || agent.wait().unwrap()).await.unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = self.agent.as_ref().unwrap().id().try_into().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
@@ -161,38 +177,67 @@ impl Bed {
 
     /// Opens a configuration stream as the proxy does, and answers what comes.
     pub(crate) async fn proxy(&self, service_account: &str) -> mpsc::Sender<DeltaDiscoveryRequest> {
-        let mut client = AggregatedDiscoveryServiceClient::new(
-            channel(&self.path("run/vm-agent/xds.sock")).await,
-        );
-        let (requests, stream) = mpsc::channel(8);
-        requests
-            .send(DeltaDiscoveryRequest {
-                node: Some(node(service_account)),
-                type_url: LISTENERS.to_owned(),
-                ..Default::default()
-            })
-            .await
-            .unwrap();
-        let acks = requests.clone();
-        tokio::spawn(async move {
-            let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
-            else {
-                return;
-            };
-            let mut answers = answers.into_inner();
-            while let Some(Ok(answer)) = answers.next().await {
-                let ack = DeltaDiscoveryRequest {
-                    type_url: answer.type_url,
-                    response_nonce: answer.nonce,
-                    ..Default::default()
-                };
-                if acks.send(ack).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let (requests, answers) = self.stream(service_account).await;
+        tokio::spawn(answers);
         requests
     }
+
+    /// As [`Bed::proxy`], and opens another stream whenever one has ended, for as long as the test
+    /// runs.
+    pub(crate) fn keep_proxy(&self, service_account: &'static str) {
+        let socket = self.path("run/vm-agent/xds.sock");
+        tokio::spawn(async move {
+            loop {
+                if let Ok(channel) = endpoint(&socket).connect().await {
+                    let (_requests, answers) = stream(channel, service_account).await;
+                    answers.await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+
+    async fn stream(
+        &self,
+        service_account: &str,
+    ) -> (mpsc::Sender<DeltaDiscoveryRequest>, impl Future<Output = ()> + Send + 'static) {
+        stream(channel(&self.path("run/vm-agent/xds.sock")).await, service_account).await
+    }
+}
+
+async fn stream(
+    channel: tonic::transport::Channel,
+    service_account: &str,
+) -> (mpsc::Sender<DeltaDiscoveryRequest>, impl Future<Output = ()> + Send + 'static) {
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let (requests, stream) = mpsc::channel(8);
+    requests
+        .send(DeltaDiscoveryRequest {
+            node: Some(node(service_account)),
+            type_url: LISTENERS.to_owned(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let acks = requests.clone();
+    let answers = async move {
+        let Ok(answers) = client.delta_aggregated_resources(ReceiverStream::new(stream)).await
+        else {
+            return;
+        };
+        let mut answers = answers.into_inner();
+        while let Some(Ok(answer)) = answers.next().await {
+            let ack = DeltaDiscoveryRequest {
+                type_url: answer.type_url,
+                response_nonce: answer.nonce,
+                ..Default::default()
+            };
+            if acks.send(ack).await.is_err() {
+                return;
+            }
+        }
+    };
+    (requests, answers)
 }
 
 impl Drop for Bed {
@@ -214,11 +259,11 @@ impl Drop for Bed {
 }
 
 pub(crate) async fn channel(socket: &Path) -> tonic::transport::Channel {
-    tonic::transport::Endpoint::try_from(format!("unix:{}", socket.display()))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap()
+    endpoint(socket).connect().await.unwrap()
+}
+
+fn endpoint(socket: &Path) -> tonic::transport::Endpoint {
+    tonic::transport::Endpoint::try_from(format!("unix:{}", socket.display())).unwrap()
 }
 
 pub(crate) fn node(service_account: &str) -> Node {
