@@ -19,7 +19,7 @@ rm -rf "$files" "$out/debian"
 put() { # FILE DIRECTORY [NAME]
     install -D -m 644 "$1" "$files/$2/${3:-$(basename "$1")}"
 }
-for unit in systemd/*.service systemd/*.target; do
+for unit in systemd/*.service systemd/*.socket systemd/*.target; do
     [ ! -e "$unit" ] || put "$unit" usr/lib/systemd/system
 done
 # A purge removes Envoy's user if it is the one made here, which it knows by its comment.

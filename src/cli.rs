@@ -90,6 +90,9 @@ enum Command {
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
+    /// Start the proxy by an order on standard input (used by the service manager)
+    #[command(hide = true)]
+    ServeOrder,
     /// Tidy up behind an agent that has ended (used by the service unit)
     #[command(hide = true)]
     AfterStop,
@@ -120,6 +123,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
+        Command::ServeOrder => launch::serve(),
         Command::AfterStop => after_stop::run(&cli.global),
     };
     match result {

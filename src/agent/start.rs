@@ -15,7 +15,7 @@ use super::doors::Doors;
 use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
-use super::{Agent, CapturePlan, Hears, Plan, facts, identity, rooms, roots};
+use super::{Agent, Hears, Plan, facts, identity, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::FileError;
 use crate::base::tasks::Tasks;
@@ -83,7 +83,6 @@ impl Agent {
         kept: Kept,
         clock: SharedClock,
     ) -> Result<Self, StartError> {
-        join_proxy_group(plan.capture.as_ref())?;
         let doors = Doors::open(&plan, kept).await?;
         settle(&plan.paths, &plan.workload.name, plan.secrets.export_directory.as_deref())?;
         let (tasks, ends) = Tasks::new();
@@ -229,14 +228,6 @@ fn open_relay(
     let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     (relay, Says { health, admission, claims })
-}
-
-/// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
-/// own user, which many other programs have too.
-fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
-    let Some(plan) = capture else { return Ok(()) };
-    let gid = nix::unistd::Gid::from_raw(plan.config.owner.gid);
-    nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 
 /// The pages of status and administration, and the orders that arrive there.

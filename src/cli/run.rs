@@ -123,6 +123,13 @@ pub(super) fn start_failure(error: StartError) -> Failure {
             Exit::Host,
             Some("end the program that holds the port, or set dns.port or dns.enabled".to_owned()),
         ),
+        StartError::Group(_) if nix::unistd::geteuid().is_root() => (
+            Exit::Host,
+            Some(
+                "set Group= of the service to the group of proxy.user: `systemctl edit vm-agent`"
+                    .to_owned(),
+            ),
+        ),
         StartError::File(_) | StartError::Group(_) | StartError::Signals(_) => {
             (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))
         }
