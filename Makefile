@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: package help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build peers root
+.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build package peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,8 +49,10 @@ fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nigh
 	cd fuzz && for target in dns_packet name_table probe_answer capture_rules token_claims facts workload_api join_bundle; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(ARGS),600) || exit 1; done
 
-gen: ## Make the generated protocol code again
+gen: ## Make the generated protocol code and the configuration reference again
 	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap
+	$(CARGO) build --locked
+	target/debug/vm-agent config reference > docs/configuration.md
 
 package: build ## Make the Debian and RPM packages in target/package (VERSION=1.2.3 for another version)
 	packaging/package.sh

@@ -19,19 +19,18 @@ rm -rf "$files" "$out/debian"
 put() { # FILE DIRECTORY [NAME]
     install -D -m 644 "$1" "$files/$2/${3:-$(basename "$1")}"
 }
-for unit in systemd/*.service systemd/*.socket systemd/*.target; do
-    [ ! -e "$unit" ] || put "$unit" usr/lib/systemd/system
+for unit in vm-agent.service vm-agent-proxy.socket vm-agent-proxy@.service vm-agent-ready.service vm-agent-ready.target; do
+    put systemd/$unit usr/lib/systemd/system
 done
+put systemd/vm-agent.sysusers usr/lib/sysusers.d vm-agent.conf
+put systemd/vm-agent.tmpfiles usr/lib/tmpfiles.d vm-agent.conf
 # A purge removes Envoy's user if it is the one made here, which it knows by its comment.
-gecos=none
-[ ! -e systemd/vm-agent.sysusers ] || gecos=$(sed -n 's/^u[^"]*"\([^"]*\)".*/\1/p' systemd/vm-agent.sysusers)
+gecos=$(sed -n 's/^u[^"]*"\([^"]*\)".*/\1/p' systemd/vm-agent.sysusers)
 [ -n "$gecos" ]
 mkdir -p "$out/debian"
 for script in postinst prerm postrm; do
     sed "s|@GECOS@|$gecos|" "packaging/debian/$script" >"$out/debian/$script"
 done
-[ ! -e systemd/vm-agent.sysusers ] || put systemd/vm-agent.sysusers usr/lib/sysusers.d vm-agent.conf
-[ ! -e systemd/vm-agent.tmpfiles ] || put systemd/vm-agent.tmpfiles usr/lib/tmpfiles.d vm-agent.conf
 "$agent" man "$files/usr/share/man/man1"
 gzip -9n "$files"/usr/share/man/man1/*.1
 for shell in bash zsh fish; do

@@ -28,7 +28,7 @@ pub use aftermath::tidy_up;
 pub use machine::{known_machine, machine};
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use reload::Configuration;
-pub use start::StartError;
+pub use start::{StartError, join_proxy_group};
 
 use crate::base::tasks::{Ended, Tasks};
 use crate::config::Paths;

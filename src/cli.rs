@@ -18,6 +18,7 @@ mod man;
 mod options;
 mod progress;
 mod proxy;
+mod reference;
 mod reload;
 mod run;
 mod screen;
@@ -72,7 +73,7 @@ enum Command {
     /// Show the machine's certificate
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Check or show the configuration
+    /// Check or show the configuration, and what there is to set
     #[command(subcommand)]
     Config(config::Command),
     /// Restart the proxy, or take it out of traffic and back

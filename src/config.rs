@@ -6,6 +6,7 @@ mod environment;
 mod names;
 mod paths;
 mod reader;
+mod reference;
 mod secret;
 mod sections;
 mod yaml;
@@ -17,6 +18,7 @@ pub use document::Document;
 pub use environment::add as add_environment;
 pub use paths::Paths;
 pub use reader::Effective;
+pub use reference::{SECTIONS, Section, Setting, reference};
 pub use sections::{
     Capture, CaptureMode, Credential, Dns, Facts, Health, Identity, Kubernetes, Log, Mesh, Proxy,
     Registration, RegistrationMode, Settings, Status, Templates, Unfilled, Workload,

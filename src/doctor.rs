@@ -31,7 +31,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::agent::{Outline, outline};
+use crate::agent::{Outline, join_proxy_group, outline};
 use crate::base::clock::{SharedClock, SkewGauge};
 use crate::base::problem::Problems;
 use crate::base::trouble::chain;
@@ -111,6 +111,8 @@ pub async fn examine(patient: &Patient) -> Report {
 async fn configured(patient: &Patient, settings: &Settings) -> Vec<Finding> {
     let Patient { paths, clock, .. } = patient;
     let skew = SkewGauge::default();
+    // Around the rules, which would lead to the proxy. Who is not root goes the way of applications.
+    drop(join_proxy_group(settings));
     let mut plan = Outline::new(settings, paths);
     plan.discovery.step_limit = STEP_LIMIT;
     let case = Case { patient, settings, outline: &plan, skew: &skew };

@@ -180,7 +180,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("env::vars_os", &["cli/settings.rs"]),
     ("env::var_os", &["cli/screen.rs", "cli/run.rs", "cli/bundle/cluster.rs", "systemd.rs"]),
     ("File::create", &[]),
-    ("OpenOptions", &["base/fsio.rs"]),
+    ("OpenOptions", &["base/fsio.rs", "envoy/output.rs"]),
     ("fs::write", &[]),
     ("fs::rename", &["base/fsio.rs"]),
     ("UnixListener::bind", &["base/uds.rs"]),

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::Plan;
 use super::signals::Signals;
 use super::start::StartError;
-use super::{CapturePlan, Plan};
 use crate::base::fsio::{self, FileError};
 use crate::base::uds::{self, KeptListener};
 use crate::config::Paths;
@@ -30,7 +30,6 @@ pub(super) struct Doors {
 impl Doors {
     /// Opens all of it, or nothing.
     pub(super) async fn open(plan: &Plan, kept: Kept) -> Result<Self, StartError> {
-        join_proxy_group(plan.capture.as_ref())?;
         let paths = &plan.paths;
         // The proxy's user enters it as its working directory.
         fsio::make_directory(&paths.run_directory(), 0o755)?;
@@ -70,14 +69,6 @@ impl Doors {
         ];
         others.into_iter().chain(names)
     }
-}
-
-/// The redirect rules leave alone what is sent by the proxy's group: the agent gets it beside its
-/// own user, which many other programs have too.
-fn join_proxy_group(capture: Option<&CapturePlan>) -> Result<(), StartError> {
-    let Some(plan) = capture else { return Ok(()) };
-    let gid = nix::unistd::Gid::from_raw(plan.config.owner.gid);
-    nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 
 /// The kept sockets that still fit the plan.

@@ -20,10 +20,11 @@ use crate::base::clock::SharedClock;
 use crate::base::fsio::FileError;
 use crate::base::tasks::Tasks;
 use crate::base::uds::Peers;
+use crate::config::{CaptureMode, Settings};
 use crate::controlplane::{Dialer, Trust};
 use crate::credential::Ladder;
 use crate::dns;
-use crate::envoy::Supervisor;
+use crate::envoy::{Supervisor, resolve_user};
 use crate::health;
 use crate::kube::{Client, KubeError};
 use crate::sds;
@@ -228,6 +229,21 @@ fn open_relay(
     let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     (relay, Says { health, admission, claims })
+}
+
+/// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its
+/// own user, which many other programs have too. It has to be the first thing: names are looked up
+/// and servers are dialled while the rules of an agent stand that is gone, or hangs.
+///
+/// # Errors
+/// When the kernel refuses. A proxy's user that does not exist is for others to report.
+pub fn join_proxy_group(settings: &Settings) -> Result<(), StartError> {
+    if settings.capture.mode == CaptureMode::None {
+        return Ok(());
+    }
+    let Ok(Some(user)) = resolve_user(settings.proxy.user.as_deref()) else { return Ok(()) };
+    let gid = nix::unistd::Gid::from_raw(user.gid);
+    nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 
 /// The pages of status and administration, and the orders that arrive there.

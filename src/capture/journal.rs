@@ -71,10 +71,12 @@ impl Journal {
     }
 }
 
-/// The number of this boot.
+/// The number of this boot, and of the network namespace, with which the kernel forgets rules too: a
+/// container that starts again is still in the boot of its host.
 pub(super) fn boot() -> String {
-    let text = fsio::read_text(Path::new("/proc/sys/kernel/random/boot_id"), 64);
-    text.unwrap_or_default().trim().to_owned()
+    let boot = fsio::read_text(Path::new("/proc/sys/kernel/random/boot_id"), 64);
+    let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    format!("{} {}", boot.unwrap_or_default().trim(), namespace.display())
 }
 
 /// Whether it is the one for IPv6.

@@ -1,11 +1,11 @@
-//! `vm-agent config`: what is wrong with the configuration, and what counts.
+//! `vm-agent config`: what is wrong with the configuration, what counts, and what there is to set.
 
 use clap::Subcommand;
 use serde_json::json;
 
 use super::exit::Failure;
 use super::options::{Global, Overrides};
-use super::{screen, settings};
+use super::{reference, screen, settings};
 
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
@@ -23,12 +23,15 @@ pub(super) enum Command {
         #[command(flatten)]
         overrides: Box<Overrides>,
     },
+    /// Print what every setting is for, with defaults, flags and variables, as Markdown
+    Reference,
 }
 
 pub(super) fn run(global: &Global, command: Command) -> Result<(), Failure> {
     let (overrides, show) = match command {
         Command::Check { overrides } => (overrides, None),
         Command::Show { json, overrides } => (overrides, Some(json)),
+        Command::Reference => return screen::out(reference::page().trim_end()),
     };
     let document = settings::from_file(global, &overrides)?;
     let loaded = settings::load(&document, global)?;

@@ -10,7 +10,7 @@ use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime, start_failure};
 use super::screen::{self, Paint, paint};
 use super::{capture, service, settings};
-use crate::agent::{StartError, machine};
+use crate::agent::{StartError, join_proxy_group, machine};
 use crate::base::clock;
 use crate::config::{Loaded, Paths, RegistrationMode};
 use crate::envoy::{end_leftover, living};
@@ -99,6 +99,8 @@ fn deregister(global: &Global) -> Result<(), Failure> {
     if settings.registration.mode != RegistrationMode::Kubernetes {
         return Ok(());
     }
+    // A closed fail policy leaves rules in place, which lead to nobody now.
+    join_proxy_group(&settings).map_err(start_failure)?;
     runtime()?.block_on(async {
         let clock = clock::system();
         let plan = make_plan(global, &settings, &clock).await.map_err(plan_failure)?;

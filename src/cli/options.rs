@@ -114,6 +114,31 @@ impl Overrides {
         Ok(all)
     }
 
+    /// The settings that have a flag of their own, by path, and the flag.
+    pub(super) fn flags() -> Vec<(String, &'static str)> {
+        let (text, path) = (|| Some(String::new()), || Some(PathBuf::new()));
+        let all = Self {
+            name: text(),
+            address: text(),
+            network: text(),
+            locality: text(),
+            labels: Vec::new(),
+            namespace: text(),
+            service_account: text(),
+            registration: text(),
+            kube_server: text(),
+            kube_ca: path(),
+            kube_token_file: path(),
+            kubeconfig: path(),
+            proxy_binary: path(),
+            capture: text(),
+            sets: Vec::new(),
+        };
+        let flag = |one: FlagSetting| (one.path.join("."), one.flag);
+        let label = ("workload.labels".to_owned(), "--label");
+        all.plain().into_iter().map(flag).chain([label]).collect()
+    }
+
     fn plain(&self) -> Vec<FlagSetting> {
         let absolute = |path: &Option<PathBuf>| {
             let path = path.as_ref()?;

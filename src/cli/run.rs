@@ -8,7 +8,9 @@ use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
 use super::settings;
-use crate::agent::{Agent, Configuration, Plan, PlanError, Reason, StartError, plan};
+use crate::agent::{
+    Agent, Configuration, Plan, PlanError, Reason, StartError, join_proxy_group, plan,
+};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::chain;
@@ -46,6 +48,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// have to wait with us.
 pub(super) async fn start(global: &Global, configuration: Configuration) -> Result<Agent, Failure> {
     let clock = clock::system();
+    join_proxy_group(&configuration.loaded.settings).map_err(start_failure)?;
     // Before any program is started that could inherit them.
     let kept = Kept::take();
     let plan = loop {
@@ -122,13 +125,6 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Dns(_) => (
             Exit::Host,
             Some("end the program that holds the port, or set dns.port or dns.enabled".to_owned()),
-        ),
-        StartError::Group(_) if nix::unistd::geteuid().is_root() => (
-            Exit::Host,
-            Some(
-                "set Group= of the service to the group of proxy.user: `systemctl edit vm-agent`"
-                    .to_owned(),
-            ),
         ),
         StartError::File(_) | StartError::Group(_) | StartError::Signals(_) => {
             (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))

@@ -51,7 +51,7 @@ fn known() -> Vec<Vec<String>> {
 }
 
 /// The variable of a setting.
-fn variable(path: &[String]) -> String {
+pub(super) fn variable(path: &[String]) -> String {
     let mut name = PREFIX.to_owned();
     for (index, part) in path.iter().enumerate() {
         if index > 0 {

@@ -28,13 +28,21 @@ pub struct Effective {
 pub(super) struct Reader<'a> {
     document: &'a Document,
     known: Vec<Vec<String>>,
+    /// What each setting takes, in the words of a complaint.
+    takes: BTreeMap<String, String>,
     problems: Vec<Problem>,
     effective: Vec<Effective>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(document: &'a Document) -> Self {
-        Self { document, known: Vec::new(), problems: Vec::new(), effective: Vec::new() }
+        Self {
+            document,
+            known: Vec::new(),
+            takes: BTreeMap::new(),
+            problems: Vec::new(),
+            effective: Vec::new(),
+        }
     }
 
     /// A text, parsed; `None` when it is not set. A wrong one is a problem.
@@ -63,7 +71,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn path(&mut self, setting: &str, default: &str) -> Option<PathBuf> {
-        self.text(setting, default).map(PathBuf::from)
+        let text = self.text(setting, default);
+        self.takes(setting, "a path");
+        text.map(PathBuf::from)
     }
 
     /// A span of time longer than none.
@@ -78,7 +88,9 @@ impl<'a> Reader<'a> {
 
     /// A span of time, `0s` being none.
     pub(super) fn duration_or_zero(&mut self, setting: &str, default: &str) -> Option<Duration> {
-        let text = self.text(setting, default)?;
+        let text = self.text(setting, default);
+        self.takes(setting, "a span of time");
+        let text = text?;
         match super::duration(&text) {
             Ok(duration) => Some(duration),
             Err(what) => {
@@ -145,12 +157,14 @@ impl<'a> Reader<'a> {
         default: &str,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        let found = self.text(setting, default)?;
+        let found = self.text(setting, default);
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let (last, first) = words.split_last()?;
+        let expected = format!("{} or {last}", first.join(", "));
+        self.takes(setting, &expected);
+        let found = found?;
         let chosen = choices.iter().find(|(word, _)| *word == found);
         if chosen.is_none() {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            let (last, first) = words.split_last()?;
-            let expected = format!("{} or {last}", first.join(", "));
             self.wrong(setting, format!("found {found:?}, expected {expected}"));
         }
         chosen.map(|(_, value)| *value)
@@ -256,6 +270,15 @@ impl<'a> Reader<'a> {
         self.known
     }
 
+    /// All settings of an empty document: path, what it takes, default.
+    pub(super) fn into_defaults(self) -> impl Iterator<Item = (String, String, Value)> {
+        let mut takes = self.takes;
+        self.effective.into_iter().map(move |one| {
+            let takes = takes.remove(&one.setting).unwrap_or_default();
+            (one.setting, takes, one.value)
+        })
+    }
+
     /// Whether a layer says something of a setting.
     pub(super) fn is_set(&self, setting: &str) -> bool {
         let at = path_of(setting);
@@ -276,6 +299,7 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let at = path_of(setting);
         self.known.push(at.clone());
+        self.takes(setting, expected);
         let inside =
             self.document.below(&at).next().map(|(path, leaf)| (path.clone(), leaf.clone()));
         if let Some((_, leaf)) = inside {
@@ -300,6 +324,7 @@ impl<'a> Reader<'a> {
     fn whole_map(&mut self, setting: &str) -> Vec<String> {
         let at = path_of(setting);
         self.known.push(at.clone());
+        self.takes(setting, "a map");
         let leaf = self.document.leaf(&at).cloned();
         let empty = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
         match leaf.filter(|leaf| !empty(&leaf.value)) {
@@ -310,6 +335,11 @@ impl<'a> Reader<'a> {
             None => {}
         }
         at
+    }
+
+    /// The words for what a setting takes; the last ones count.
+    fn takes(&mut self, setting: &str, words: &str) {
+        self.takes.insert(setting.to_owned(), words.to_owned());
     }
 
     fn unlike(&mut self, at: &[String], leaf: &Leaf, expected: &str) {

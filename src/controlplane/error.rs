@@ -213,7 +213,12 @@ pub(super) fn tls_failure(
         })) => DialError::OtherName {
             endpoint,
             expected: expected.to_owned(),
-            found: presented.iter().take(SHOWN_NAMES).cloned().collect::<Vec<_>>().join(", "),
+            found: presented
+                .iter()
+                .take(SHOWN_NAMES)
+                .map(|name| bare_name(name))
+                .collect::<Vec<_>>()
+                .join(", "),
         },
         Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
             time,
@@ -233,6 +238,11 @@ pub(super) fn tls_failure(
         },
         _ => DialError::Tls { endpoint, source: error },
     }
+}
+
+/// A name as rustls shows it, `DnsName("istiod.istio-system.svc")`, without what is around it.
+fn bare_name(shown: &str) -> &str {
+    shown.split('"').nth(1).unwrap_or(shown)
 }
 
 fn at(time: UnixTime) -> String {

@@ -102,6 +102,8 @@ fn proxy(status: &Value) -> Finding {
     let finding = match phase.as_str() {
         "ready" => Finding::ok(id, format!("Envoy {version} is ready")),
         "draining" => Finding::warning(id, "the proxy is draining"),
+        "drained" => Finding::failed(id, "somebody has taken the proxy out of traffic")
+            .mend("take it back: `vm-agent proxy undrain`".to_owned()),
         _ => Finding::failed(id, format!("the proxy is not ready: it is {phase}"))
             .mend("see what it says: `journalctl -u vm-agent | grep envoy`".to_owned()),
     };

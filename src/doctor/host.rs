@@ -77,6 +77,14 @@ pub(super) fn address(
     found: Result<Result<(Workload, FactsPlan), PlanError>, Elapsed>,
 ) -> (Finding, Option<Workload>) {
     let id = Id::Address;
+    let local =
+        matches!(&found, Ok(Ok((workload, _))) if workload.address.to_string().starts_with("127."));
+    if let Some(down) = interfaces_that_are_down().filter(|_| !local) {
+        let mend = "bring it up: `ip link`, `networkctl`".to_owned();
+        let cause = format!("no network interface is up: {down}");
+        let workload = found.ok().and_then(Result::ok).map(|(workload, _)| workload);
+        return (Finding::failed(id, cause).mend(mend), workload);
+    }
     match found {
         Ok(Ok((workload, facts))) => {
             let Workload { name, id: who, address, .. } = &workload;
@@ -106,6 +114,21 @@ pub(super) fn address(
             (Finding::failed(id, cause).mend("ask for them: `vm-agent facts`".to_owned()), None)
         }
     }
+}
+
+/// All interfaces but loopback, where there are some and none of them is up (netdevice(7),
+/// `operstate` in sysfs; a virtual one often says `unknown`).
+fn interfaces_that_are_down() -> Option<String> {
+    let all = std::fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok().filter(|name| name != "lo")?;
+        let state = fsio::read_text(&entry.path().join("operstate"), STATE_BYTES).ok()?;
+        Some((name, state.trim().to_owned()))
+    });
+    let all: Vec<_> = all.collect();
+    let is_down = |state: &str| matches!(state, "down" | "lowerlayerdown" | "notpresent");
+    let none_is_up = !all.is_empty() && all.iter().all(|(_, state)| is_down(state));
+    let words = all.iter().map(|(name, state)| format!("{name} is {state}"));
+    none_is_up.then(|| words.collect::<Vec<_>>().join(", "))
 }
 
 pub(super) fn user(user: &Result<Option<ProxyUser>, UserError>) -> Finding {
@@ -228,6 +251,8 @@ pub(super) fn unit(unit: Option<&Unit>, runs: bool) -> Finding {
     }
 }
 
+/// One word.
+const STATE_BYTES: u64 = 64;
 /// The largest file that we keep there is a name table of some size.
 const PROBE_BYTES: usize = 64 << 10;
 

@@ -56,9 +56,21 @@ pub fn find_binary(
     }
     let directories = search_path.map(std::env::split_paths).into_iter().flatten();
     let places = directories.map(|directory| directory.join("envoy"));
-    let places: Vec<PathBuf> = places.chain([PathBuf::from(USUAL)]).collect();
+    let mut places: Vec<PathBuf> = places.collect();
+    if !places.iter().any(|path| path == Path::new(USUAL)) {
+        places.push(PathBuf::from(USUAL));
+    }
+    first_of(&places)
+}
+
+/// The first that can be started; else one that is there tells more than that there is none.
+fn first_of(places: &[PathBuf]) -> Result<PathBuf, BinaryError> {
     let found = places.iter().find(|path| problem(path).is_none()).cloned();
     found.ok_or_else(|| {
+        let there = places.iter().find(|path| path.exists());
+        if let Some((path, why)) = there.and_then(|path| Some((path, problem(path)?))) {
+            return BinaryError::Unusable { path: path.clone(), why };
+        }
         let names: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
         BinaryError::NotFound { looked_at: names.join(", ") }
     })
@@ -124,6 +136,10 @@ mod tests {
         assert!(why(&file).contains("not executable"));
         assert!(why(directory.path()).contains("no file"));
         assert!(why(&directory.path().join("none")).contains("No such file"));
+        let missing = directory.path().join("none");
+        let searched = first_of(&[missing.clone(), file.clone()]).unwrap_err().to_string();
+        assert!(searched.contains("not executable"), "{searched}");
+        assert!(first_of(&[missing]).unwrap_err().to_string().starts_with("no Envoy found"));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let found = find_binary(None, Some(directory.path().as_os_str())).unwrap();
         assert_eq!(found, file);

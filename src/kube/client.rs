@@ -162,6 +162,15 @@ impl Client {
         self.skew.now(now).map_or(now, |skew| skew.corrected(now))
     }
 
+    /// Asks the server for nothing that needs a credential, and sends none: its answer tells its
+    /// time (see [`Client::measuring`]).
+    pub async fn ask_time(&self) {
+        let started = Instant::now();
+        if let Ok(response) = self.request(Method::GET, "/version").send().await {
+            self.measure(&response, started.elapsed());
+        }
+    }
+
     /// The file of our bearer token, where the credential is one.
     #[must_use]
     pub fn token_file(&self) -> Option<&Path> {

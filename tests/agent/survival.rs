@@ -73,7 +73,8 @@ async fn told(bed: &Bed, wanted: impl Fn(Option<&str>) -> bool) {
 async fn command(bed: &Bed, args: &[&'static str]) -> (i32, String) {
     let made = bed.command_later(args);
     let output = tokio::task::spawn_blocking(made).await.unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let words = [output.stdout, output.stderr].map(|words| String::from_utf8(words).unwrap());
+    let words = words.concat();
     (output.status.code().unwrap(), words)
 }
 
@@ -123,6 +124,8 @@ async fn a_proxy_out_of_traffic_stays_so_for_the_next_agent_until_it_is_taken_ba
     told(&bed, |unhealthy| unhealthy == Some("the proxy is out of traffic")).await;
     let status = bed.status().unwrap();
     assert_eq!((&status["phase"], &status["ready"]), (&json!("drained"), &json!(false)));
+    let (_, words) = command(&bed, &["doctor"]).await;
+    assert!(words.contains("taken the proxy out of traffic"), "{words}");
     bed.kill().await;
     bed.start();
     bed.until("drained", |status| status["phase"] == "drained").await;

@@ -148,6 +148,14 @@ pub(crate) const FAULTS: &[Fault] = &[
         "ahead of the Kubernetes API",
         9,
     ),
+    // Its token is over by its clock, too.
+    timed(
+        "this machine is days ahead of the Kubernetes API",
+        Kubernetes,
+        || behind(2 * DAY),
+        "ahead of the Kubernetes API",
+        9,
+    ),
     // Credentials.
     fault("no token", Dead, "token", "No such file", 5, |ward| {
         std::fs::remove_file(ward.bed.path("var/lib/vm-agent/istio-token")).unwrap();

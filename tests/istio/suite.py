@@ -26,6 +26,7 @@ from renewal import *
 from shapes import *
 from sources import *
 from story import *
+from survival import *
 from travel import *
 
 if __name__ == "__main__":

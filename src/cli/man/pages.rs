@@ -186,6 +186,22 @@ pub(super) const EXAMPLES: &[Example] = &[
         "vm-agent config check --set identity.ttl=12h",
     ),
     example("vm-agent-config-show", "What counts, and from where:", "vm-agent config show"),
+    example(
+        "vm-agent-config-reference",
+        "To read it as a page:",
+        "vm-agent config reference | less",
+    ),
+    example(
+        "vm-agent-proxy-restart",
+        "After Envoy's binary was replaced:",
+        "vm-agent proxy restart",
+    ),
+    example(
+        "vm-agent-proxy-drain",
+        "Before work on the application, and after it:",
+        "vm-agent proxy drain && systemctl restart my-service && vm-agent proxy undrain",
+    ),
+    example("vm-agent-proxy-undrain", "When the work is done:", "vm-agent proxy undrain"),
     example("vm-agent-facts", "What templates can say here:", "vm-agent facts"),
     example(
         "vm-agent-completions",
