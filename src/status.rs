@@ -41,6 +41,8 @@ pub enum Order {
     RestartProxy,
     /// Read the configuration again.
     Reload,
+    /// End, and leave the proxy to the next agent.
+    StepAside,
     /// Drain, then stop.
     Stop,
     /// Stop without draining.

@@ -165,7 +165,7 @@ const OWNED: &[(&str, &[&str])] = &[
     (
         "Command::new",
         &[
-            "envoy/process.rs",
+            "envoy/launcher.rs",
             "envoy/binary.rs",
             "cli/service.rs",
             "capture/tool.rs",

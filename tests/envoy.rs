@@ -69,6 +69,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
     *bootstrap.pointer_mut("/static_resources/listeners").unwrap() = serde_json::json!([]);
     Config {
         launcher: PathBuf::from(env!("CARGO_BIN_EXE_vm-agent")),
+        launch_socket: None,
         binary: envoy(),
         user: resolve_user(None).unwrap(),
         directory: directory.to_owned(),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +51,12 @@ impl Bed {
 
     /// Starts the agent with these settings over the usual ones.
     pub(crate) fn run(&mut self, settings: Value) {
+        self.settle(settings);
+        self.start();
+    }
+
+    /// Writes the configuration: these settings over the usual ones.
+    pub(crate) fn settle(&self, settings: Value) {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},
@@ -66,19 +73,36 @@ impl Bed {
                 .unwrap_or_else(|| config[section] = values.clone());
         }
         std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
-        self.start();
     }
 
     /// Starts the agent with the configuration that is there.
     pub(crate) fn start(&mut self) {
+        self.spawn(Command::new(AGENT), Stdio::null(), Stdio::null());
+    }
+
+    /// Starts the agent as a service manager does: with these variables, and with two sockets of these
+    /// names that an earlier run left.
+    pub(crate) fn start_as_service(
+        &mut self,
+        variables: &[(&str, &str)],
+        [one, two]: [(&str, OwnedFd); 2],
+    ) {
+        let mut command = Command::new("sh");
+        let become_it = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$; exec \"$@\"";
+        command.args(["-c", become_it, "sh", AGENT]).envs(variables.iter().copied());
+        command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", format!("{}:{}", one.0, two.0));
+        self.spawn(command, Stdio::from(one.1), Stdio::from(two.1));
+    }
+
+    fn spawn(&mut self, mut command: Command, input: Stdio, output: Stdio) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let agent = Command::new(AGENT)
+        let agent = command
             .arg("--root")
             .arg(self.root.path())
             .arg("run")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(log)
             .spawn();
         self.agent = Some(agent.unwrap());
