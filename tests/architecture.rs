@@ -158,7 +158,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("sd_notify", &["systemd.rs"]),
     ("sd_listen_fds", &["systemd/store.rs"]),
     ("sysinfo", &["platform/"]),
-    ("axum", &["status/", "devmesh/"]),
+    ("axum", &["status/", "devmesh.rs", "devmesh/"]),
+    ("redb", &["devmesh/disk.rs"]),
     ("tokio::spawn", &[]),
     ("tracker.spawn", &["base/tasks.rs"]),
     (

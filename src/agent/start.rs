@@ -95,8 +95,7 @@ impl Agent {
         let ca = dialer.with_trust(trust);
         let who = follow(&tasks, &plan, configuration, &clock);
         let registration = Registration::open(&plan, kube.clone(), who.workload.clone(), &clock)?;
-        let claims = registration.first_claims();
-        let (relay, says) = open_relay(&plan, claims, ca.towards(&plan.discovery), &clock, &tasks);
+        let (relay, says) = open_relay(&plan, &registration, &ca, &clock, &tasks);
         let Plan { paths, envoy, discovery, capture, .. } = plan;
         let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
@@ -217,16 +216,17 @@ struct Says {
 
 fn open_relay(
     plan: &Plan,
-    claims: xds::Claims,
-    line: Dialer,
+    registration: &Registration,
+    ca: &Dialer,
     clock: &SharedClock,
     tasks: &Tasks,
 ) -> (Relay, Says) {
     let (admission, admitted) = watch::channel(false);
     let (health, healthy) = watch::channel(None);
-    let (claims, claimed) = watch::channel(claims);
+    let (claims, claimed) = watch::channel(registration.first_claims());
     let inputs = xds::Inputs { health: healthy, admission: admitted, claims: claimed };
     let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
+    let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     (relay, Says { health, admission, claims })
 }

@@ -2,11 +2,12 @@
 
 import subprocess
 
-from case import LAB, Case
+from case import LAB, Case, on_both
 from lab import CONTROL_PLANE, until
 
 
 class Joining(Case):
+    @on_both
     def test_two_machines_join_by_istiods_registration(self):
         self.vm1.join()
         self.vm2.join()
@@ -34,6 +35,7 @@ class Joining(Case):
             metrics = LAB.curl(vm.name, "http://127.0.0.1:15020/stats/prometheus", user=0)[1]
             self.assertIn('istio_agent_cert_expiry_seconds{resource_name="default"}', metrics)
 
+    @on_both
     def test_envoy_runs_as_its_own_user_without_our_environment(self):
         status = self.vm1.join().until_ready()
         proc = f"/proc/{status['proxy']['pid']}"
@@ -46,12 +48,14 @@ class Joining(Case):
         secret = subprocess.run(["find", self.vm1.root, "-name", "identity.json", "-perm", "600"], capture_output=True, text=True)
         self.assertIn("identity.json", secret.stdout)
 
+    @on_both
     def test_the_machine_chooses_the_address_of_its_route_to_istiod(self):
         command = self.vm1.join_command()
         at = command.index("--address")
         self.vm1.process = LAB.start("vm1", *command[:at], *command[at + 2:], log="vm1.log")
         self.assertEqual(self.vm1.until_ready()["workload"]["address"], "10.99.0.11")
 
+    @on_both
     def test_sigterm_drains_and_leaves_nothing_behind(self):
         self.vm1.join().until_ready()
         self.assertEqual(self.vm1.stop(), 0, self.vm1.log()[-2000:])
@@ -59,6 +63,7 @@ class Joining(Case):
         self.assertFalse((self.vm1.root / "run/vm-agent").exists())
         self.no_entries()
 
+    @on_both
     def test_a_second_join_with_the_same_source_is_harmless_and_a_running_agent_is_said(self):
         self.vm1.join().until_ready()
         again = self.vm1.try_join()
@@ -67,6 +72,7 @@ class Joining(Case):
         self.vm1.join().until_ready()
         self.assertIn("unchanged below", self.vm1.log())
 
+    @on_both
     def test_leave_removes_everything(self):
         self.vm1.join().until_ready()
         left = self.vm1.command("leave")
