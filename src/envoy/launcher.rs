@@ -184,15 +184,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        tokio::task::spawn_blocking(move || {
-            while let Ok((stream, _)) = socket.accept() {
+        let users = [None, Some(ProxyUser { uid: 0, gid: 9 }), Some(ProxyUser { uid: 9, gid: 0 })];
+        let server = tokio::task::spawn_blocking(move || {
+            for _ in users {
+                let (stream, _) = socket.accept().unwrap();
                 serve_order(stream.as_fd()).unwrap();
             }
         });
-        for user in [None, Some(ProxyUser { uid: 0, gid: 9 }), Some(ProxyUser { uid: 9, gid: 0 })] {
+        for user in users {
             let output = tempfile::tempfile().unwrap().into();
             let error = order(&path, &an_order(user), output).await.unwrap_err();
             assert!(error.to_string().contains("not root"), "{error}");
         }
+        server.await.unwrap();
     }
 }
