@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 ARGS ?=
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-envoy test-istio bench bench-names fuzz gen build package peers root
+.PHONY: help demo test check test-unit test-hermetic test-kubectl test-envoy test-mesh test-istio bench bench-names fuzz gen build package peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -13,7 +13,7 @@ help: ## Show this list
 demo: root peers build ## Watch two VMs join a real mesh, and clean up (minutes the first time; root)
 	@python3 tests/istio/demo.py $(ARGS)
 
-test: check test-unit test-hermetic test-envoy test-istio ## Run all tiers; peers are fetched and built as needed (root)
+test: check test-unit test-hermetic test-kubectl test-envoy test-mesh test-istio ## Run all tiers; peers are fetched and built as needed (root)
 	@echo "== all tiers passed: check, unit, hermetic, real Envoy, real control plane"
 
 check: ## Formatting and lints
@@ -28,12 +28,24 @@ test-unit: ## Unit tests, the architecture's rules, fresh generated code
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test commands --test credential --test facts --test doctor
+	$(CARGO) test --locked --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test commands --test credential --test facts --test doctor --test service
 
-test-envoy: ## The agent's bootstrap and supervision with the real Envoy
+test-kubectl: ## The stock kubectl against the development mesh
+	@echo "== tier: kubectl (devmesh)"
+	$(CARGO) build --locked --features devmesh
+	python3 tests/demo/kubectl.py $(ARGS)
+
+test-envoy: ## The agent that is shipped: its bootstrap and supervision with the real Envoy, and what is not in it
 	@echo "== tier: real Envoy"
 	@tests/istio/peers.sh envoy
+	$(CARGO) test --locked --test shipped
 	ENVOY=$(PEERS)/bin/envoy $(CARGO) test --locked --test envoy -- --ignored
+
+test-mesh: root peers build ## The tests that hold on istiod and on the development mesh, on the latter (root)
+	@echo "== tier: real Envoy and kubectl, development mesh"
+	$(CARGO) build --locked --features devmesh
+	@python3 tests/istio/suite.py --list-both
+	MESH=devmesh python3 tests/istio/suite.py $(ARGS)
 
 test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
 	@echo "== tier: real control plane"

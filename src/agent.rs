@@ -79,6 +79,8 @@ struct Leaving {
 /// Why a running agent shall end.
 #[derive(Debug)]
 pub enum Reason {
+    /// Another agent is started in a moment, and goes on with the proxy.
+    StepAside,
     /// Somebody asked for it, and there is time to drain.
     Stop,
     /// Somebody asked for it at once.
@@ -99,12 +101,10 @@ impl Agent {
         loop {
             let Hears { ends, orders, signals, .. } = &mut self.hears;
             tokio::select! {
-                signal = signals.next() => match signal {
-                    Told::Stop => return Reason::Stop,
-                    Told::Reload => self.reload(),
-                },
-                Some(ended) = ends.recv() => return Reason::Broken(ended),
+                // An order to step aside is followed by the signal of every stop.
+                biased;
                 Some(order) = orders.recv() => match order {
+                    Order::StepAside => return Reason::StepAside,
                     Order::Stop => return Reason::Stop,
                     Order::Quit => return Reason::Quit,
                     Order::Drain => self.proxy.drain().await,
@@ -113,6 +113,11 @@ impl Agent {
                     Order::Reload => self.reload(),
                     Order::Rotate => self.vault.renew_now(),
                 },
+                signal = signals.next() => match signal {
+                    Told::Stop => return Reason::Stop,
+                    Told::Reload => self.reload(),
+                },
+                Some(ended) = ends.recv() => return Reason::Broken(ended),
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The command line: arguments, words on the screen, exit statuses. It decides nothing that the
 //! daemon has to do.
 
-mod after_stop;
 mod bugreport;
 mod bundle;
 mod capture;
@@ -28,6 +27,7 @@ mod screen;
 mod service;
 mod settings;
 mod status;
+mod stopping;
 mod wait;
 
 use std::ffi::OsString;
@@ -93,6 +93,12 @@ enum Command {
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
+    /// Start the proxy by an order on standard input (used by the service manager)
+    #[command(hide = true)]
+    ServeOrder,
+    /// Have an agent that is restarted step aside (used by the service unit)
+    #[command(hide = true)]
+    BeforeStop,
     /// Tidy up behind an agent that has ended (used by the service unit)
     #[command(hide = true)]
     AfterStop,
@@ -134,7 +140,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
-        Command::AfterStop => after_stop::run(&cli.global),
+        Command::ServeOrder => launch::serve(),
+        Command::BeforeStop => stopping::before(&cli.global),
+        Command::AfterStop => stopping::after(&cli.global),
     };
     match result {
         Ok(()) => Exit::Ok.into(),

@@ -4,25 +4,43 @@
 //! It is for trying out and for tests (feature `devmesh`); no line of it is in the shipped agent.
 //! Faults can be switched on while it runs.
 
+mod accounts;
+mod admin;
 mod ads;
 mod answer;
 mod apply;
 mod ca;
+mod catalog;
 mod cloud;
 mod csr;
 mod discovery;
+mod disk;
 mod faults;
 mod join;
+mod kind;
 mod kube;
+mod ledger;
+mod patch;
 mod permissions;
+mod picture;
 mod pki;
+mod policy;
+mod proxy;
 mod registration;
 mod resources;
+mod rest;
+mod rotation;
+mod schema;
 mod seen;
+mod selector;
 mod store;
+mod subscription;
+mod table;
+mod target;
 mod tls;
 mod token;
 mod watch;
+mod wire;
 mod workload_api;
 
 #[cfg(test)]
@@ -30,22 +48,32 @@ mod tests;
 
 pub use cloud::{CloudFault, CloudService, Instance};
 pub use csr::Approval;
+pub use disk::DiskError;
 pub use faults::{Fault, Faults, Service};
 pub use join::{JoinSpec, write_join_directory};
-pub use resources::{CLUSTERS, HEALTH, LISTENERS, NAME_TABLE, STATIC_NAME};
+pub use kind::{API_VERSION, GROUP, Resource};
+pub use picture::{
+    Changes, Configuration, Denial, EndpointPicture, Identity, Machine, Picture, PolicyPicture,
+    PortPicture, Root, ServicePicture, StreamPicture,
+};
+pub use policy::MutualTls;
+pub use resources::{CLUSTERS, ENDPOINTS, HEALTH, LISTENERS, NAME_TABLE, ROUTES};
 pub use seen::{
     DEADLINE, NotSeen, Proof, RECORDS, Seen, SeenAnswer, SeenCall, SeenCaller, SeenCsr, SeenHealth,
     Witness,
 };
-pub use store::{API_VERSION, GROUP, Objects, Resource};
+pub use store::Objects;
 pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 pub use workload_api::WorkloadApi;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{DistinguishedName, DnType, KeyPair};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -57,14 +85,21 @@ use crate::base::clock::{self, SharedClock};
 use crate::base::tasks::Tasks;
 use crate::identity::{SpiffeIdError, TrustDomain};
 use crate::proto::nds::NameInfo;
+use answer::Refusal;
+use catalog::Catalog;
+use disk::Disk;
+use ledger::Denied;
 use pki::{Authorities, Authority, DAY, Order};
+use rotation::Servers;
 use store::Key;
-use tls::{Door, Identity, Settings};
+use tls::Door;
 use token::{Account, Claims, Tokens};
 
 /// What kind of mesh it shall be. The default is istiod's.
 #[derive(Clone)]
 pub struct Options {
+    /// The directory with objects and keys; `None`: they are gone with the mesh.
+    pub state: Option<PathBuf>,
     /// The trust domain of all identities.
     pub trust_domain: String,
     /// The only cluster that a token's bearer may claim to be in.
@@ -77,10 +112,15 @@ pub struct Options {
     pub max_ttl: Duration,
     /// True: an intermediate signs, and is part of every chain.
     pub intermediate: bool,
-    /// Where istiod listens; port 0 for one of the system's choice. Loopback only.
+    /// Where istiod listens; port 0 for one of the system's choice. A loopback or
+    /// a private address.
     pub listen: SocketAddr,
-    /// Where the Kubernetes API listens. Loopback only.
+    /// Where the Kubernetes API listens, likewise.
     pub kube_listen: SocketAddr,
+    /// Where the administrator's door is, if there is one: plain HTTP.
+    pub admin_listen: Option<SocketAddr>,
+    /// What workloads ask of their callers where no PeerAuthentication says it.
+    pub mutual_tls: MutualTls,
     /// How long a disconnected machine's entry is left.
     pub grace: Duration,
     /// How often such entries are swept away; `None`: only by [`Mesh::sweep`].
@@ -99,6 +139,7 @@ impl Default for Options {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
+            state: None,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: "Kubernetes".to_owned(),
             mesh_id: "devmesh".to_owned(),
@@ -107,6 +148,8 @@ impl Default for Options {
             intermediate: false,
             listen: any,
             kube_listen: any,
+            admin_listen: None,
+            mutual_tls: MutualTls::Strict,
             grace: Duration::from_secs(10),
             sweep_every: None,
             least_token_life: Duration::from_secs(600),
@@ -136,8 +179,13 @@ pub enum MeshError {
         source: std::io::Error,
     },
     /// Tokens and certificates of this mesh are for everyone who can reach it.
-    #[error("{0} is not a loopback address: the development mesh is for this machine alone")]
-    NotLoopback(SocketAddr),
+    #[error(
+        "{0} is neither a loopback nor a private address: the development mesh is not for others"
+    )]
+    Public(SocketAddr),
+    /// What the mesh shall remember cannot be had.
+    #[error("cannot remember")]
+    Disk(#[from] DiskError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
@@ -167,6 +215,12 @@ pub(crate) struct State {
     pushes: Sender<u64>,
     names: Mutex<BTreeMap<String, NameInfo>>,
     objects: Objects,
+    /// What was read from the objects last, and at which revision.
+    catalog: Mutex<(u64, Arc<Catalog>)>,
+    /// Counts what changes for some proxy.
+    configured: Sender<u64>,
+    ledger: ledger::Ledger,
+    disk: Option<Arc<Disk>>,
     permissions: permissions::Permissions,
     requests: csr::Requests,
     /// Streams per auto-registered entry.
@@ -179,15 +233,50 @@ impl State {
     fn see(&self, change: impl FnOnce(&mut Seen)) {
         self.seen.send_modify(change);
     }
+
+    /// What the objects say now.
+    fn catalog(&self) -> Arc<Catalog> {
+        let revision = self.objects.revision();
+        let mut cached = lock(&self.catalog);
+        if cached.0 != revision {
+            *cached = (revision, Arc::new(Catalog::read(&self.objects)));
+        }
+        Arc::clone(&cached.1)
+    }
+
+    /// Gives a namespace what each has.
+    fn found(&self, namespace: &str) {
+        let place = Key::new(Resource::Namespaces, "", namespace);
+        let active = json!({"phase": "Active"});
+        let _exists = self.objects.modify(&place, |object| {
+            if let Some(object) = object.as_object_mut() {
+                object.insert("status".to_owned(), active);
+            }
+        });
+        self.objects.put(Resource::ServiceAccounts, namespace, "default", json!({}));
+    }
+
+    /// An error when an object does not exist, in a mesh that has namespaces at all.
+    fn known(&self, resource: Resource, namespace: &str, name: &str) -> Result<(), Refusal> {
+        let exists = self.objects.get(resource, namespace, name).is_some()
+            || self.objects.list(Resource::Namespaces, None).is_empty();
+        if exists { Ok(()) } else { Err(Refusal::not_found(resource, name)) }
+    }
+
+    /// Notes that somebody did not get what they asked for.
+    fn deny(&self, who: &str, what: &'static str, why: &str) {
+        let (at, who, why) = (self.options.clock.now(), who.to_owned(), why.to_owned());
+        self.ledger.deny(Denied { at, who, what, why });
+    }
 }
 
 /// A running mesh. It ends when it is dropped.
 pub struct Mesh {
     state: Arc<State>,
-    istiod: Arc<Settings>,
-    kubernetes: Arc<Settings>,
+    servers: Servers,
     address: SocketAddr,
     kube_address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     tasks: Mutex<Tasks>,
 }
 
@@ -195,7 +284,7 @@ impl Mesh {
     /// Starts a mesh.
     ///
     /// # Errors
-    /// When a port or a certificate cannot be had, or an address is not loopback.
+    /// When a port or a certificate cannot be had, or an address is public.
     pub async fn start(options: Options) -> Result<Self, MeshError> {
         let grpc = listen(options.listen).await?;
         let api = listen(options.kube_listen).await?;
@@ -204,17 +293,24 @@ impl Mesh {
         };
         let (address, kube_address) =
             (address(&grpc, options.listen)?, address(&api, options.kube_listen)?);
-        let state = State::new(options)?;
+        let admin = match options.admin_listen {
+            Some(wanted) => Some(listen(wanted).await?),
+            None => None,
+        };
+        let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let state = Arc::new(State::new(options)?);
         let (istiod, kubernetes) = state.settings()?;
-        let mesh = Self {
-            state: Arc::new(state),
+        let servers = Servers {
+            state: Arc::clone(&state),
             istiod: Arc::new(Mutex::new(istiod)),
             kubernetes: Arc::new(Mutex::new(kubernetes)),
-            address,
-            kube_address,
-            tasks: Mutex::new(Tasks::new().0),
         };
+        let tasks = Mutex::new(Tasks::new().0);
+        let mesh = Self { state, servers, address, kube_address, admin_address, tasks };
         mesh.serve(grpc, api);
+        if let Some(listener) = admin {
+            mesh.open_admin(listener);
+        }
         Ok(mesh)
     }
 
@@ -225,17 +321,18 @@ impl Mesh {
             .add_service(ads::service(Arc::clone(state), tasks.clone()));
         let istiod = Door {
             listener: grpc,
-            settings: Arc::clone(&self.istiod),
+            settings: Arc::clone(&self.servers.istiod),
             router: services.prepare().into_axum_router(),
         };
         let kubernetes = Door {
             listener: api,
-            settings: Arc::clone(&self.kubernetes),
+            settings: Arc::clone(&self.servers.kubernetes),
             router: kube::router(Arc::clone(state)),
         };
         for (name, door) in [("devmesh-istiod", istiod), ("devmesh-kubernetes", kubernetes)] {
             tasks.spawn(name, tls::serve(door, Arc::clone(state), tasks.clone()));
         }
+        tasks.spawn("devmesh-configuration", ads::follow(Arc::clone(state)));
         if let Some(every) = state.options.sweep_every {
             let state = Arc::clone(state);
             tasks.spawn("devmesh-sweep", async move {
@@ -245,6 +342,18 @@ impl Mesh {
                 }
             });
         }
+    }
+
+    /// The administrator's door is open for as long as the first services run.
+    fn open_admin(&self, listener: TcpListener) {
+        let tasks = lock(&self.tasks).clone();
+        let router =
+            admin::router(admin::Door { servers: self.servers.clone(), tasks: tasks.clone() });
+        tasks.spawn("devmesh-admin", async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::warn!(%error, "The administrator's door is shut.");
+            }
+        });
     }
 
     /// Goes away: nobody listens, and every connection breaks.
@@ -278,6 +387,12 @@ impl Mesh {
         self.address
     }
 
+    /// The administrator's door, where there is one.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
     /// The Kubernetes API's address.
     #[must_use]
     pub fn kube_address(&self) -> SocketAddr {
@@ -296,10 +411,8 @@ impl Mesh {
     /// # Errors
     /// When the root cannot be made.
     pub fn rotate_root(&self) -> Result<(), MeshError> {
-        let options = &self.state.options;
-        let new = Authority::new("devmesh", options.clock.now(), options.intermediate)?;
-        lock(&self.state.authorities).rotate(new);
-        self.renew_servers()
+        self.servers.introduce()?;
+        self.servers.promote()
     }
 
     /// Only the newest root is left; the servers show certificates of it. New connections with
@@ -309,14 +422,7 @@ impl Mesh {
     /// When the servers' certificates cannot be made.
     pub fn retire_old_roots(&self) -> Result<(), MeshError> {
         lock(&self.state.authorities).retire();
-        self.renew_servers()
-    }
-
-    fn renew_servers(&self) -> Result<(), MeshError> {
-        let (istiod, kubernetes) = self.state.settings()?;
-        *lock(&self.istiod) = istiod;
-        *lock(&self.kubernetes) = kubernetes;
-        Ok(())
+        self.servers.renew()
     }
 
     /// A token of a service account; one with a life of zero has expired.
@@ -331,6 +437,26 @@ impl Mesh {
     #[must_use]
     pub fn admin_token(&self) -> &str {
         self.state.tokens.admin()
+    }
+
+    /// A kubeconfig of the Kubernetes API's administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        let roots = lock(&self.state.authorities).kubernetes.root_pem();
+        let roots = STANDARD.encode(roots);
+        let server = format!("https://{}", self.kube_address);
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "devmesh",
+            "clusters": [{
+                "name": "devmesh",
+                "cluster": {"server": server, "certificate-authority-data": roots},
+            }],
+            "users": [{"name": "admin", "user": {"token": self.admin_token()}}],
+            "contexts": [{"name": "devmesh", "context": {"cluster": "devmesh", "user": "admin"}}],
+        });
+        format!("{config:#}\n")
     }
 
     /// Refuses the account's tokens from now on, as when it is deleted.
@@ -383,6 +509,14 @@ impl Mesh {
     #[must_use]
     pub fn objects(&self) -> Objects {
         self.state.objects.clone()
+    }
+
+    /// Adds a namespace. A mesh without any takes objects of every namespace.
+    pub fn add_namespace(&self, name: &str) {
+        if self.state.objects.get(Resource::Namespaces, "", name).is_none() {
+            self.state.objects.put(Resource::Namespaces, "", name, json!({}));
+            self.state.found(name);
+        }
     }
 
     /// Adds a WorkloadGroup, `namespace/name`, whose template's service account has the group's
@@ -467,6 +601,18 @@ impl Mesh {
         self.state.faults.set(Service::Ca, fault);
     }
 
+    /// The mesh as it is now, to be shown.
+    #[must_use]
+    pub fn picture(&self) -> Picture {
+        picture::make(&self.state)
+    }
+
+    /// Wakes whenever the picture changes.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes::of(&self.state)
+    }
+
     /// What has been seen, to look at and to wait for.
     #[must_use]
     pub fn seen(&self) -> Witness {
@@ -509,23 +655,48 @@ impl Drop for Mesh {
 impl State {
     fn new(options: Options) -> Result<Self, MeshError> {
         let (now, domain) = (options.clock.now(), options.trust_domain.clone());
-        let first = Authority::new("devmesh", now, options.intermediate)?;
-        Ok(Self {
+        let disk = options.state.as_ref().map(|state| Disk::open(&state.join(DATABASE)));
+        let disk = disk.transpose()?.map(Arc::new);
+        let objects = Objects::new(Arc::clone(&options.clock), disk.clone())?;
+        let kept = |name| disk.as_ref().map_or(Ok(None), |disk| disk.secret(name));
+        let authorities = match kept(AUTHORITIES)? {
+            Some(kept) => Authorities::read(&kept).ok_or_else(|| unreadable(disk.as_ref()))?,
+            None => Authorities::new(Authority::new("devmesh", now, options.intermediate)?),
+        };
+        let secrets = kept(TOKENS)?.unwrap_or_else(Tokens::fresh);
+        let tokens = Tokens::new(&secrets).ok_or_else(|| unreadable(disk.as_ref()))?;
+        if let Some(disk) = &disk {
+            disk.keep(TOKENS, &secrets)?;
+        }
+        let state = Self {
             trust_domain: domain.parse().map_err(|error| MeshError::TrustDomain(domain, error))?,
-            authorities: Mutex::new(Authorities::new(first)),
+            authorities: Mutex::new(authorities),
             stranger: Authority::new("stranger", now, options.intermediate)?,
-            tokens: Tokens::new(),
+            tokens,
             faults: Faults::default(),
             seen: Sender::default(),
             pushes: Sender::default(),
             names: Mutex::default(),
-            objects: Objects::new(Arc::clone(&options.clock)),
+            objects,
+            catalog: Mutex::default(),
+            configured: Sender::default(),
+            ledger: ledger::Ledger::default(),
+            disk,
             permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),
             live: Mutex::default(),
             cut: Mutex::default(),
             options,
-        })
+        };
+        state.keep_authorities()?;
+        registration::nobody_is_connected(&state);
+        Ok(state)
+    }
+
+    /// Keeps the authorities as they are now.
+    fn keep_authorities(&self) -> Result<(), DiskError> {
+        let authorities = lock(&self.authorities).write();
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.keep(AUTHORITIES, &authorities))
     }
 
     /// The TLS settings of istiod and of the Kubernetes API.
@@ -533,27 +704,52 @@ impl State {
         &self,
     ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>), MeshError> {
         let authorities = lock(&self.authorities).clone();
-        let istiod = Identity { names: &[ISTIOD, "localhost", "127.0.0.1"], protocols: &["h2"] };
-        let kubernetes = Identity {
-            names: &["kubernetes.default.svc", "kubernetes", "localhost", "127.0.0.1"],
-            protocols: &["h2", "http/1.1"],
+        let Authorities { serving, kubernetes, .. } = &authorities;
+        let make = |authority, names: &[&str], address: SocketAddr, protocols| {
+            let address = address.ip().to_string();
+            let mut names = names.to_vec();
+            names.extend(["localhost", "127.0.0.1"]);
+            names.extend(Some(address.as_str()).filter(|address| *address != "127.0.0.1"));
+            let identity = tls::Identity { names: &names, protocols };
+            tls::settings((&authorities, authority), identity, &self.options.clock)
         };
-        let make = |identity| tls::settings(&authorities, identity, &self.options.clock);
-        Ok((make(&istiod)?, make(&kubernetes)?))
+        let istiod = make(serving, &[ISTIOD], self.options.listen, &["h2"])?;
+        let names = ["kubernetes.default.svc", "kubernetes"];
+        let kubernetes = make(kubernetes, &names, self.options.kube_listen, &["h2", "http/1.1"])?;
+        Ok((istiod, kubernetes))
     }
 }
 
+/// The error of keys that are there and are none.
+fn unreadable(disk: Option<&Arc<Disk>>) -> MeshError {
+    let foreign = disk.map(|disk| disk.unreadable());
+    foreign.map_or(MeshError::Certificate(rcgen::Error::CouldNotParseKeyPair), MeshError::Disk)
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, MeshError> {
-    if !address.ip().is_loopback() {
-        return Err(MeshError::NotLoopback(address));
+    if !is_near(address.ip()) {
+        return Err(MeshError::Public(address));
     }
     TcpListener::bind(address).await.map_err(|source| MeshError::Listen { address, source })
+}
+
+/// Loopback, and networks that are not routed in the Internet (RFC 1918, RFC 4193).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The file in the state's directory.
+const DATABASE: &str = "devmesh.redb";
+/// Names of what is kept beside the objects.
+const AUTHORITIES: &str = "authorities";
+const TOKENS: &str = "tokens";
 /// The name that istiod's certificate carries.
 const ISTIOD: &str = "istiod.istio-system.svc";
 /// Dropping connections takes no time; this is for a machine that swaps.

@@ -7,6 +7,7 @@ mod fingerprint;
 mod flavour;
 mod handle;
 mod launch;
+mod launcher;
 mod leftover;
 mod logs;
 mod note;
@@ -27,6 +28,7 @@ pub use bootstrap::{BootstrapInputs, Register, bootstrap};
 pub use flavour::{Build, Flavour, flavour_of};
 pub use handle::Handle;
 pub use launch::{LaunchArgs, LaunchError, launch};
+pub use launcher::serve_order;
 pub use leftover::end_leftover;
 pub use note::living;
 pub use served::served;
@@ -41,6 +43,8 @@ use crate::base::trouble::Trouble;
 pub struct Config {
     /// The program that becomes Envoy by its hidden subcommand: ourselves.
     pub launcher: PathBuf,
+    /// Behind which the service manager starts a launcher; without it we start Envoy ourselves.
+    pub launch_socket: Option<PathBuf>,
     /// Envoy's binary.
     pub binary: PathBuf,
     /// Whom it runs as; `None` for our own user.

@@ -44,3 +44,9 @@ pub mod nds;
 #[path = "proto/gen/_.rs"]
 #[rustfmt::skip]
 pub mod spiffe;
+
+/// Envoy's configuration, as far as the development mesh sends it.
+#[cfg(feature = "devmesh")]
+#[path = "proto/gen/vm_agent.envoy.rs"]
+#[rustfmt::skip]
+pub mod envoy;

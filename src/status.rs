@@ -41,6 +41,8 @@ pub enum Order {
     RestartProxy,
     /// Read the configuration again.
     Reload,
+    /// End, and leave the proxy to the next agent.
+    StepAside,
     /// Get a new key and certificate now.
     Rotate,
     /// Drain, then stop.

@@ -159,13 +159,14 @@ const OWNED: &[(&str, &[&str])] = &[
     ("sd_notify", &["systemd.rs"]),
     ("sd_listen_fds", &["systemd/store.rs"]),
     ("sysinfo", &["platform/"]),
-    ("axum", &["status/", "devmesh/"]),
+    ("axum", &["status/", "devmesh.rs", "devmesh/"]),
+    ("redb", &["devmesh/disk.rs"]),
     ("tokio::spawn", &[]),
     ("tracker.spawn", &["base/tasks.rs"]),
     (
         "Command::new",
         &[
-            "envoy/process.rs",
+            "envoy/launcher.rs",
             "envoy/binary.rs",
             "cli/service.rs",
             "capture/tool.rs",

@@ -8,7 +8,8 @@ fn generated_code_is_fresh() {
     let idl = Path::new("src/proto/idl");
     let checked_in = Path::new("src/proto/gen");
     let made = tempfile::tempdir().unwrap();
-    let files = ["discovery", "sds", "tls", "istio_ca", "nds"].map(|name| format!("{name}.proto"));
+    let files =
+        ["discovery", "sds", "tls", "istio_ca", "nds", "envoy"].map(|name| format!("{name}.proto"));
     let descriptors = protox::compile(&files, [idl]).unwrap();
     tonic_prost_build::configure()
         .out_dir(made.path())

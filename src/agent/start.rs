@@ -229,8 +229,8 @@ fn open_relay(
     let (claims, claimed) = watch::channel(registration.first_claims());
     let inputs = xds::Inputs { health: healthy, admission: admitted, claims: claimed };
     let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
-    let relay =
-        xds::relay(config, ca.towards(&plan.discovery), inputs, Arc::clone(clock), tasks.clone());
+    let line = ca.towards(&plan.discovery);
+    let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     (relay, Says { health, admission, claims })
 }
 

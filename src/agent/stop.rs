@@ -5,7 +5,7 @@ use super::{Agent, FINISH_LIMIT, Reason};
 use crate::base::fsio;
 use crate::base::trouble::chain;
 use crate::capture::FailPolicy;
-use crate::systemd::{self, Job, ServiceManager};
+use crate::systemd::ServiceManager;
 
 /// What the end leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,12 @@ enum Way {
 }
 
 impl Way {
-    /// Only a service manager starts another agent, and only it knows whether it will.
-    fn choose(reason: &Reason, job: Option<Job>) -> Self {
-        match (reason, job) {
-            (_, Some(Job::Stop)) | (Reason::Quit, _) => Self::Out,
-            (Reason::Broken(_), _) | (Reason::Stop, Some(Job::Restart)) => Self::Aside,
-            (Reason::Stop, _) => Self::Out,
+    /// Only a service manager starts another agent after one that broke.
+    fn choose(reason: &Reason, is_service: bool) -> Self {
+        match reason {
+            Reason::StepAside => Self::Aside,
+            Reason::Broken(_) if is_service => Self::Aside,
+            Reason::Broken(_) | Reason::Quit | Reason::Stop => Self::Out,
         }
     }
 }
@@ -30,8 +30,7 @@ impl Way {
 impl Agent {
     /// Ends what runs. A second signal skips the rest of the draining.
     pub async fn stop(self, reason: &Reason) {
-        let way =
-            if ServiceManager.is_there() { Way::choose(reason, job().await) } else { Way::Out };
+        let way = Way::choose(reason, ServiceManager.is_there());
         tracing::info!(?reason, ?way, "Stopping.");
         match way {
             Way::Aside => self.step_aside().await,
@@ -124,30 +123,19 @@ impl Agent {
     }
 }
 
-/// Where that cannot be found out it is a stop, after which nothing is left over.
-async fn job() -> Option<Job> {
-    systemd::job().await.unwrap_or_else(|error| {
-        let error = chain(&error);
-        tracing::warn!(error, "Cannot tell a restart from a stop; taking it for a stop.");
-        None
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::tasks::Ended;
 
     #[test]
-    fn only_a_restart_and_an_agent_that_broke_leave_the_proxy_to_the_next_agent() {
-        let broken = || Reason::Broken(Ended { name: "relay", error: None });
-        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Restart)), Way::Aside);
-        assert_eq!(Way::choose(&broken(), None), Way::Aside, "it is started again");
-        assert_eq!(Way::choose(&broken(), Some(Job::Restart)), Way::Aside);
-        assert_eq!(Way::choose(&broken(), Some(Job::Stop)), Way::Out);
-        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Stop)), Way::Out);
-        assert_eq!(Way::choose(&Reason::Stop, Some(Job::Other)), Way::Out);
-        assert_eq!(Way::choose(&Reason::Stop, None), Way::Out, "somebody killed it");
-        assert_eq!(Way::choose(&Reason::Quit, Some(Job::Restart)), Way::Out);
+    fn only_who_is_followed_by_another_agent_leaves_it_the_proxy() {
+        let broken = Reason::Broken(Ended { name: "relay", error: None });
+        assert_eq!(Way::choose(&Reason::StepAside, false), Way::Aside);
+        assert_eq!(Way::choose(&broken, true), Way::Aside, "it is started again");
+        assert_eq!(Way::choose(&broken, false), Way::Out);
+        for reason in [Reason::Stop, Reason::Quit] {
+            assert_eq!(Way::choose(&reason, true), Way::Out, "{reason:?}");
+        }
     }
 }

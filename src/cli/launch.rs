@@ -1,9 +1,10 @@
-//! The hidden subcommand that becomes the proxy.
+//! The hidden subcommands that start the proxy, and become it.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::exit::{Exit, Failure};
-use crate::envoy::{LaunchArgs, ProxyUser, launch};
+use crate::envoy::{LaunchArgs, ProxyUser, launch, serve_order};
 
 /// Arguments of `launch-proxy`.
 #[derive(Debug, clap::Args)]
@@ -31,4 +32,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         Ok(never) => match never {},
         Err(error) => Err(Failure::new(Exit::Proxy, error)),
     }
+}
+
+/// Standard input is the connection that the service manager has accepted.
+pub(super) fn serve() -> Result<(), Failure> {
+    serve_order(std::io::stdin().as_fd()).map_err(|error| Failure::new(Exit::Proxy, error))
 }

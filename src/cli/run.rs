@@ -79,7 +79,7 @@ pub(super) async fn make_plan(
 pub(super) async fn finish(agent: Agent, reason: Reason) -> Result<(), Failure> {
     agent.stop(&reason).await;
     match reason {
-        Reason::Stop | Reason::Quit => Ok(()),
+        Reason::Quit | Reason::StepAside | Reason::Stop => Ok(()),
         Reason::Broken(ended) => {
             let why = ended.error.unwrap_or_else(|| "it ended without a word".to_owned());
             let error = anyhow::anyhow!("the agent's task {} ended: {why}", ended.name);

@@ -135,6 +135,12 @@ impl Paths {
         self.run_directory().join("admin.sock")
     }
 
+    /// Behind which the service manager starts the proxy.
+    #[must_use]
+    pub fn launch_socket(&self) -> PathBuf {
+        self.root.join("run/vm-agent-proxy.sock")
+    }
+
     /// Held by the one agent that runs with this root.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {

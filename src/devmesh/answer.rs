@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::apply::{self, Conflict};
-use super::store::{GROUP, Resource};
+use super::kind::Resource;
 
 /// A refusal in the form of a `Status` object.
 #[derive(Debug)]
@@ -46,6 +46,42 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message, None)
     }
 
+    /// An object that does not fit its kind, with the causes of the details.
+    pub(super) fn unfit(resource: Resource, name: &str, causes: &[Value]) -> Self {
+        let text = |cause: &Value, key: &str| {
+            cause.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let all: Vec<String> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message")))
+            .collect();
+        let all = if let [only] = all.as_slice() {
+            only.clone()
+        } else {
+            format!("[{}]", all.join(", "))
+        };
+        let kind = resource.full_kind();
+        let words = format!("{kind} {name:?} is invalid: {all}");
+        let details = json!({
+            "name": name, "group": resource.group(), "kind": resource.kind(), "causes": causes,
+        });
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &words, Some(details))
+    }
+
+    pub(super) fn internal(words: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", words, None)
+    }
+
+    pub(super) fn method() -> Self {
+        let words = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", words, Some(json!({})))
+    }
+
+    /// Its words.
+    pub(super) fn message(&self) -> &str {
+        self.body.get("message").and_then(Value::as_str).unwrap_or_default()
+    }
+
     pub(super) fn no_such_path() -> Self {
         let words = "the server could not find the requested resource";
         Self::new(StatusCode::NOT_FOUND, "NotFound", words, Some(json!({})))
@@ -53,25 +89,26 @@ impl Refusal {
 
     pub(super) fn media_type() -> Self {
         let words = "the body of the request was in an unknown format - accepted media types \
-                     include: application/apply-patch+yaml";
+                     include: application/json-patch+json, application/merge-patch+json, \
+                     application/apply-patch+yaml";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words, None)
     }
 
     pub(super) fn not_found(resource: Resource, name: &str) -> Self {
-        let words = format!("{}.{GROUP} {name:?} not found", resource.plural());
+        let words = format!("{} {name:?} not found", resource.full());
         Self::new(StatusCode::NOT_FOUND, "NotFound", &words, Some(details(resource, name)))
     }
 
     pub(super) fn exists(resource: Resource, name: &str) -> Self {
-        let words = format!("{}.{GROUP} {name:?} already exists", resource.plural());
+        let words = format!("{} {name:?} already exists", resource.full());
         Self::new(StatusCode::CONFLICT, "AlreadyExists", &words, Some(details(resource, name)))
     }
 
     pub(super) fn stale(resource: Resource, name: &str) -> Self {
         let words = format!(
-            "Operation cannot be fulfilled on {}.{GROUP} {name:?}: the object has been modified; \
+            "Operation cannot be fulfilled on {} {name:?}: the object has been modified; \
              please apply your changes to the latest version and try again",
-            resource.plural()
+            resource.full()
         );
         Self::new(StatusCode::CONFLICT, "Conflict", &words, Some(details(resource, name)))
     }
@@ -168,5 +205,5 @@ pub(super) fn deleted(resource: Resource, object: &Value) -> Value {
 }
 
 fn details(resource: Resource, name: &str) -> Value {
-    json!({"name": name, "group": GROUP, "kind": resource.plural()})
+    json!({"name": name, "group": resource.group(), "kind": resource.plural()})
 }

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::store::API_VERSION;
 use crate::base::clock::rfc3339;
 
 /// Who writes fields.
@@ -52,6 +51,7 @@ type Path = Vec<String>;
 /// One entry of `managedFields`.
 struct Owner {
     manager: Manager,
+    api_version: String,
     time: String,
     fields: BTreeSet<Path>,
 }
@@ -93,7 +93,8 @@ pub(super) fn apply(
     }
     keep_references(&mut live, wanted);
     let fields = wanted_fields.into_keys().collect();
-    owners.push(Owner { manager: manager.clone(), time: rfc3339(now), fields });
+    let api_version = api_version(&live);
+    owners.push(Owner { manager: manager.clone(), api_version, time: rfc3339(now), fields });
     write_owners(&mut live, owners);
     Ok(live)
 }
@@ -122,7 +123,12 @@ pub(super) fn update(mut live: Value, wanted: &Value, manager: &Manager, now: Sy
     }
     keep_references(&mut live, wanted);
     let mut own = owners.iter().position(|owner| owner.manager == *manager).map_or_else(
-        || Owner { manager: manager.clone(), time: String::new(), fields: BTreeSet::new() },
+        || Owner {
+            manager: manager.clone(),
+            api_version: api_version(&live),
+            time: String::new(),
+            fields: BTreeSet::new(),
+        },
         |at| owners.remove(at),
     );
     own.fields.extend(changed);
@@ -170,10 +176,10 @@ pub(super) fn message(conflicts: &[Conflict]) -> String {
 
 impl Owner {
     fn words(&self) -> String {
-        let Self { manager, time, .. } = self;
+        let Self { manager, api_version, time, .. } = self;
         match manager.operation {
             Operation::Apply => format!("{:?}", manager.name),
-            Operation::Update => format!("{:?} using {API_VERSION} at {time}", manager.name),
+            Operation::Update => format!("{:?} using {api_version} at {time}", manager.name),
         }
     }
 }
@@ -187,8 +193,20 @@ fn fields(object: &Value) -> BTreeMap<Path, Value> {
             found.insert(vec!["metadata".to_owned(), head.to_owned(), key.clone()], value.clone());
         }
     }
-    for (key, value) in object.get("spec").and_then(Value::as_object).into_iter().flatten() {
-        let path = vec!["spec".to_owned(), key.clone()];
+    // A spec, or whatever kinds without one have in its place.
+    let body = object.as_object().into_iter().flatten();
+    let body = body.filter(|(key, _)| !APART.contains(&key.as_str()));
+    let (deep, flat): (Vec<_>, Vec<_>) =
+        body.partition(|(_, value)| value.as_object().is_some_and(|map| !map.is_empty()));
+    for (head, value) in flat {
+        found.insert(vec![head.clone()], value.clone());
+    }
+    let inner = |(head, value)| Value::as_object(value).map(|map| (head, map));
+    let inner = deep.into_iter().filter_map(inner);
+    for (head, key, value) in
+        inner.flat_map(|(head, map)| map.iter().map(move |(key, value)| (head, key, value)))
+    {
+        let path = vec![head.clone(), key.clone()];
         match value.as_object().filter(|map| !map.is_empty()) {
             Some(map) => found.extend(map.iter().map(|(inner, value)| {
                 let mut path = path.clone();
@@ -203,6 +221,10 @@ fn fields(object: &Value) -> BTreeMap<Path, Value> {
     found
 }
 
+fn api_version(object: &Value) -> String {
+    object.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
 fn owners(object: &Value) -> Vec<Owner> {
     let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
     entries.into_iter().flatten().filter_map(owner).collect()
@@ -215,7 +237,8 @@ fn owner(entry: &Value) -> Option<Owner> {
     let mut fields = BTreeSet::new();
     collect(entry.get("fieldsV1")?, &mut Vec::new(), &mut fields);
     let time = text("time").unwrap_or_default().to_owned();
-    Some(Owner { manager: Manager::new(text("manager")?, operation), time, fields })
+    let api_version = text("apiVersion").unwrap_or_default().to_owned();
+    Some(Owner { manager: Manager::new(text("manager")?, operation), api_version, time, fields })
 }
 
 fn collect(tree: &Value, at: &mut Path, found: &mut BTreeSet<Path>) {
@@ -240,7 +263,7 @@ fn write_owners(object: &mut Value, owners: Vec<Owner>) {
         json!({
             "manager": owner.manager.name,
             "operation": owner.manager.operation.word(),
-            "apiVersion": API_VERSION,
+            "apiVersion": owner.api_version,
             "time": owner.time,
             "fieldsType": "FieldsV1",
             "fieldsV1": tree,
@@ -296,3 +319,6 @@ fn dotted(path: &[String]) -> String {
     // Keys with dots in them are written as the API server writes them all: with a dot before.
     path.iter().map(|key| format!(".{key}")).collect()
 }
+
+/// What is not owned field by field.
+const APART: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];

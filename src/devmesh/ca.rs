@@ -8,6 +8,8 @@ use rcgen::{CertificateSigningRequestParams, KeyPair};
 use tonic::{Request, Response, Status};
 
 use super::faults::{Fault, Service as Which};
+use super::kind::Resource;
+use super::ledger::Issued;
 use super::pki::{self, Authorities, DAY, Order};
 use super::seen::{Proof, SeenCsr, record};
 use super::tls::Peer;
@@ -51,6 +53,9 @@ pub(super) fn caller<T>(state: &State, request: &Request<T>) -> Result<Caller, S
     let now = state.options.clock.now();
     text("authorization")
         .and_then(|bearer| state.tokens.check(bearer, &[ISTIO_AUDIENCE], now))
+        .filter(|account| {
+            state.known(Resource::ServiceAccounts, &account.namespace, &account.name).is_ok()
+        })
         .and_then(|account| {
             let namespace: Namespace = account.namespace.parse().ok()?;
             let name: ServiceAccount = account.name.parse().ok()?;
@@ -69,7 +74,12 @@ impl Service {
         let caller = caller(&self.state, request)?;
         let asked = request.get_ref();
         let issued = self.issue(asked, &caller.id, fault);
-        let serial = issued.as_ref().ok().map(|(serial, _)| serial.clone());
+        let serial = issued.as_ref().ok().map(|(serial, _, _)| serial.clone());
+        if let Ok((serial, _, expires)) = &issued {
+            let (id, serial, expires) = (caller.id.to_string(), serial.clone(), *expires);
+            let (proof, at) = (caller.proof.clone(), self.state.options.clock.now());
+            self.state.ledger.issue(Issued { id, serial, proof, at, expires });
+        }
         self.state.see(|seen| {
             let known = matches!(caller.proof, Proof::Certificate { .. });
             *(if known { &mut seen.by_certificate } else { &mut seen.by_token }) += 1;
@@ -79,17 +89,18 @@ impl Service {
                 SeenCsr { id, proof: caller.proof.clone(), asked_seconds, serial },
             );
         });
-        let (_, cert_chain) = issued?;
+        let (_, cert_chain, _) = issued?;
         Ok(IstioCertificateResponse { cert_chain })
     }
 
-    /// The serial number and the chain: leaf, intermediate, and all roots as one last element.
+    /// The serial number, the chain (leaf, intermediate, and all roots as one last element), and
+    /// the end of its life.
     fn issue(
         &self,
         asked: &IstioCertificateRequest,
         id: &SpiffeId,
         fault: Fault,
-    ) -> Result<(String, Vec<String>), Status> {
+    ) -> Result<(String, Vec<String>, SystemTime), Status> {
         let life = self.life(asked.validity_duration)?;
         let csr = CertificateSigningRequestParams::from_pem(&asked.csr)
             .map_err(|error| Status::invalid_argument(format!("CSR signing error ({error})")))?;
@@ -100,6 +111,7 @@ impl Service {
             (&*authorities.signing, Authorities::roots_pem(&authorities))
         };
         let order = order(id, life, self.state.options.clock.now(), fault).map_err(internal)?;
+        let expires = order.not_after;
         let leaf = if fault == Fault::WrongKey {
             authority.sign(order, &KeyPair::generate().map_err(internal)?)
         } else {
@@ -108,7 +120,8 @@ impl Service {
         let leaf = leaf.map_err(internal)?;
         let text = if fault == Fault::Rubbish { "rubbish".to_owned() } else { leaf.pem() };
         let chain = [Some(text), authority.intermediate_pem(), Some(roots)];
-        Ok((pki::serial_of(leaf.der()).unwrap_or_default(), chain.into_iter().flatten().collect()))
+        let serial = pki::serial_of(leaf.der()).unwrap_or_default();
+        Ok((serial, chain.into_iter().flatten().collect(), expires))
     }
 
     fn life(&self, seconds: i64) -> Result<Duration, Status> {
@@ -141,6 +154,11 @@ fn order(
     Order::workload(&id, start, end)
 }
 
+/// The caller as far as it is known, for the record.
+fn who<T>(state: &State, request: &Request<T>) -> String {
+    caller(state, request).map_or_else(|_| "somebody".to_owned(), |caller| caller.id.to_string())
+}
+
 fn internal(error: rcgen::Error) -> Status {
     Status::internal(format!("CSR signing error ({error})"))
 }
@@ -152,7 +170,10 @@ impl IstioCertificateService for Service {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let answer = self.create(&request).await;
-        let answer = answer.inspect_err(|_| self.state.see(|seen| seen.refused += 1))?;
+        let answer = answer.inspect_err(|status| {
+            self.state.deny(&who(&self.state, &request), "certificate", status.message());
+            self.state.see(|seen| seen.refused += 1);
+        })?;
         Ok(Response::new(answer))
     }
 }

@@ -1,5 +1,5 @@
 //! Certificate requests of the Kubernetes API (`certificates.k8s.io/v1`), with a signer that signs
-//! what was approved, and the ConfigMap with the mesh's roots.
+//! what was approved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -76,7 +76,6 @@ pub(super) fn router() -> Router<Arc<State>> {
     Router::new()
         .route(all, get(follow).post(create))
         .route(&format!("{all}/{{name}}"), get(read).delete(remove))
-        .route("/api/v1/namespaces/{namespace}/configmaps/{name}", get(roots))
 }
 
 /// Signs a request as approved; false when there is no such one, or it is none.
@@ -226,24 +225,6 @@ impl Following {
 
 fn line(kind: &str, object: &Value) -> String {
     format!("{}\n", json!({"type": kind, "object": object}))
-}
-
-async fn roots(
-    Shared(state): Shared<Arc<State>>,
-    Extension(user): Extension<User>,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Result<Json<Value>, Refusal> {
-    let (plural, group) = ("configmaps", "");
-    let wanted = Act { verb: "get", plural, group, namespace: &namespace, name: &name };
-    authorize(&state, &user, &wanted)?;
-    if name != "istio-ca-root-cert" {
-        return Err(Refusal::no_such_path());
-    }
-    let roots = lock(&state.authorities).roots_pem();
-    Ok(Json(json!({
-        "kind": "ConfigMap", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": namespace}, "data": {"root-cert.pem": roots},
-    })))
 }
 
 /// As the mesh's own authority does.

@@ -5,16 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    Error, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, Error,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
     SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
 
 /// A root that signs, by itself or through an intermediate.
 pub(super) struct Authority {
-    root: CertifiedIssuer<'static, KeyPair>,
-    intermediate: Option<CertifiedIssuer<'static, KeyPair>>,
+    root: Signer,
+    intermediate: Option<Signer>,
+}
+
+/// A certificate that signs others, and its key.
+struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+    pem: String,
 }
 
 /// What a certificate shall be.
@@ -37,27 +46,63 @@ impl Order {
     }
 }
 
+impl Signer {
+    fn new(params: CertificateParams, above: Option<&Self>) -> Result<Self, Error> {
+        let key = KeyPair::generate()?;
+        let certificate = match above {
+            Some(above) => params.signed_by(&key, &above.issuer)?,
+            None => params.self_signed(&key)?,
+        };
+        let (der, pem) = (certificate.der().clone(), certificate.pem());
+        Ok(Self { issuer: Issuer::new(params, key), der, pem })
+    }
+
+    /// `None` for what was not written by [`Signer::write`].
+    fn read(kept: &Value) -> Option<Self> {
+        let text = |name: &str| kept.get(name).and_then(Value::as_str);
+        let (pem, key) = (text("certificate")?.to_owned(), text("key")?);
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let issuer = Issuer::from_ca_cert_der(&der, KeyPair::from_pem(key).ok()?).ok()?;
+        Some(Self { issuer, der, pem })
+    }
+
+    fn write(&self) -> Value {
+        json!({"certificate": self.pem, "key": self.issuer.key().serialize_pem()})
+    }
+}
+
 impl Authority {
     pub(super) fn new(name: &str, now: SystemTime, intermediate: bool) -> Result<Self, Error> {
-        let root = CertifiedIssuer::self_signed(authority(name, now), KeyPair::generate()?)?;
-        let intermediate = intermediate.then(|| {
-            let params = authority(&format!("{name} intermediate"), now);
-            CertifiedIssuer::signed_by(params, KeyPair::generate()?, &root)
-        });
-        Ok(Self { intermediate: intermediate.transpose()?, root })
+        let root = Signer::new(authority(name, now), None)?;
+        let below = || Signer::new(authority(&format!("{name} intermediate"), now), Some(&root));
+        let intermediate = intermediate.then(below).transpose()?;
+        Ok(Self { intermediate, root })
+    }
+
+    fn read(kept: &Value) -> Option<Self> {
+        let intermediate = match kept.get("intermediate")? {
+            Value::Null => None,
+            kept => Some(Signer::read(kept)?),
+        };
+        Some(Self { root: Signer::read(kept.get("root")?)?, intermediate })
+    }
+
+    fn write(&self) -> Value {
+        let intermediate = self.intermediate.as_ref().map(Signer::write);
+        json!({"root": self.root.write(), "intermediate": intermediate})
     }
 
     pub(super) fn root_pem(&self) -> String {
-        self.root.pem()
+        self.root.pem.clone()
     }
 
     pub(super) fn root_der(&self) -> CertificateDer<'static> {
-        self.root.der().clone()
+        self.root.der.clone()
     }
 
     /// The intermediate, PEM.
     pub(super) fn intermediate_pem(&self) -> Option<String> {
-        self.intermediate.as_ref().map(|issuer| issuer.pem())
+        self.intermediate.as_ref().map(|signer| signer.pem.clone())
     }
 
     /// Signs a certificate for a key.
@@ -77,7 +122,7 @@ impl Authority {
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.signed_by(key, self.intermediate.as_ref().unwrap_or(&self.root))
+        params.signed_by(key, &self.intermediate.as_ref().unwrap_or(&self.root).issuer)
     }
 
     /// A certificate for one of the mesh's own servers: its chain and its key.
@@ -95,7 +140,7 @@ impl Authority {
         };
         let key = KeyPair::generate()?;
         let mut chain = vec![self.sign(order, &key)?.der().clone()];
-        chain.extend(self.intermediate.as_ref().map(|issuer| issuer.der().clone()));
+        chain.extend(self.intermediate.as_ref().map(|signer| signer.der.clone()));
         Ok((chain, key))
     }
 }
@@ -105,8 +150,10 @@ impl Authority {
 pub(super) struct Authorities {
     /// Signs workloads' certificates.
     pub(super) signing: Arc<Authority>,
-    /// Has signed the servers' certificates.
+    /// Has signed istiod's certificate.
     pub(super) serving: Arc<Authority>,
+    /// Has signed the Kubernetes API's certificate.
+    pub(super) kubernetes: Arc<Authority>,
     /// All that are trusted, the newest first.
     pub(super) trusted: Vec<Arc<Authority>>,
 }
@@ -114,17 +161,68 @@ pub(super) struct Authorities {
 impl Authorities {
     pub(super) fn new(first: Authority) -> Self {
         let first = Arc::new(first);
-        Self { signing: Arc::clone(&first), serving: Arc::clone(&first), trusted: vec![first] }
+        Self {
+            signing: Arc::clone(&first),
+            serving: Arc::clone(&first),
+            kubernetes: Arc::clone(&first),
+            trusted: vec![first],
+        }
     }
 
-    /// A new root signs from now on; servers stay with the old one, and all are trusted.
-    pub(super) fn rotate(&mut self, new: Authority) {
-        self.signing = Arc::new(new);
-        self.trusted.insert(0, Arc::clone(&self.signing));
+    /// `None` for what was not written by [`Authorities::write`].
+    pub(super) fn read(kept: &Value) -> Option<Self> {
+        let all = kept.get("all")?.as_array()?.iter();
+        let all: Vec<Arc<Authority>> =
+            all.map(|one| Authority::read(one).map(Arc::new)).collect::<Option<_>>()?;
+        let nth = |number: &Value| all.get(usize::try_from(number.as_u64()?).ok()?).cloned();
+        Some(Self {
+            signing: nth(kept.get("signing")?)?,
+            serving: nth(kept.get("serving")?)?,
+            kubernetes: nth(kept.get("kubernetes")?)?,
+            trusted: kept.get("trusted")?.as_array()?.iter().map(nth).collect::<Option<_>>()?,
+        })
     }
 
-    /// Only the newest root is left, for everything.
+    /// All of them with their keys, and who does what.
+    pub(super) fn write(&self) -> Value {
+        let mut all: Vec<&Arc<Authority>> = Vec::new();
+        let mut place = |one| {
+            let known = all.iter().position(|other| Arc::ptr_eq(other, one));
+            known.unwrap_or_else(|| {
+                all.push(one);
+                all.len() - 1
+            })
+        };
+        let (signing, serving) = (place(&self.signing), place(&self.serving));
+        let kubernetes = place(&self.kubernetes);
+        let trusted: Vec<usize> = self.trusted.iter().map(place).collect();
+        let all: Vec<Value> = all.into_iter().map(|one| one.write()).collect();
+        json!({
+            "all": all, "signing": signing, "serving": serving, "kubernetes": kubernetes,
+            "trusted": trusted,
+        })
+    }
+
+    /// A new root is trusted beside the others.
+    pub(super) fn introduce(&mut self, new: Authority) {
+        self.trusted.insert(0, Arc::new(new));
+    }
+
+    /// The newest root signs from now on; servers stay with the old one.
+    pub(super) fn promote(&mut self) {
+        if let Some(newest) = self.trusted.first() {
+            self.signing = Arc::clone(newest);
+        }
+    }
+
+    /// Only the signing root is left, for everything.
     pub(super) fn retire(&mut self) {
+        self.retire_for_workloads();
+        self.kubernetes = Arc::clone(&self.signing);
+    }
+
+    /// Only the signing root is left, but the Kubernetes API keeps its own.
+    pub(super) fn retire_for_workloads(&mut self) {
         self.serving = Arc::clone(&self.signing);
         self.trusted = vec![Arc::clone(&self.signing)];
     }

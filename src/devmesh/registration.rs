@@ -4,24 +4,20 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use prost_types::value::Kind;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 
 use super::ca::Caller;
+use super::catalog::whose;
+use super::kind::Resource;
+use super::proxy::Proxy;
 use super::seen::{SeenHealth, record};
-use super::store::{Key, Resource};
+use super::store::Key;
 use super::{State, lock};
 use crate::base::clock::rfc3339;
-use crate::proto::discovery::{Locality, Node};
-
-/// What a node says about itself, as far as istiod looks at it here.
-struct Proxy {
-    metadata: Map<String, Value>,
-    locality: String,
-}
+use crate::proto::discovery::Node;
 
 /// A registered machine's connection. The entry counts as disconnected when it is dropped.
 pub(super) struct Registered {
@@ -29,12 +25,13 @@ pub(super) struct Registered {
     key: Key,
 }
 
-/// Admits a stream by its first request: `Some` when a WorkloadEntry stands for it.
+/// Admits a stream by its first request: the proxy, and what stands for its WorkloadEntry where
+/// one was made.
 pub(super) fn admit(
     state: &Arc<State>,
     caller: &Caller,
     node: Option<&Node>,
-) -> Result<Option<Registered>, Status> {
+) -> Result<(Proxy, Option<Registered>), Status> {
     let node = node.filter(|node| !node.id.is_empty());
     let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
     if node.id.split('~').count() != 4 {
@@ -52,7 +49,37 @@ pub(super) fn admit(
         return Err(Status::permission_denied(words));
     }
     let group = proxy.text("AUTO_REGISTER_GROUP");
-    if group.is_empty() { Ok(None) } else { register(state, caller, &proxy, group).map(Some) }
+    let registered = match (group, proxy.text("WORKLOAD_ENTRY")) {
+        ("", "") => None,
+        ("", entry) => follow(state, caller, namespace, entry)?,
+        (group, _) => Some(register(state, caller, &proxy, group)?),
+    };
+    Ok((proxy, registered))
+}
+
+/// Stands for an entry that the machine has made itself: its health is told there, and its end.
+fn follow(
+    state: &Arc<State>,
+    caller: &Caller,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Registered>, Status> {
+    let Some(entry) = state.objects.get(Resource::WorkloadEntries, namespace, name) else {
+        return Ok(None);
+    };
+    let account = entry.pointer("/spec/serviceAccount").and_then(Value::as_str).unwrap_or_default();
+    if account != caller.id.service_account().as_str() {
+        let words = format!("{} may not use the WorkloadEntry {namespace}/{name}", caller.id);
+        return Err(Status::permission_denied(words));
+    }
+    let key = Key::new(Resource::WorkloadEntries, namespace, name);
+    let now = nanos(state.options.clock.now());
+    *lock(&state.live).entry(key.clone()).or_default() += 1;
+    let _gone = state.objects.modify(&key, |live| {
+        set(live, "istio.io/connectedAt", &now);
+        unset(live, "istio.io/disconnectedAt");
+    });
+    Ok(Some(Registered { state: Arc::clone(state), key }))
 }
 
 fn register(
@@ -70,7 +97,7 @@ fn register(
     if ip.is_empty() {
         return Err(Status::failed_precondition("the proxy has no IP address to register"));
     }
-    let mut entry = proxy.entry(&found, group, ip);
+    let mut entry = entry(proxy, &found, group, ip);
     let account = entry.pointer("/spec/serviceAccount").and_then(Value::as_str).unwrap_or_default();
     if !account.is_empty() && account != caller.id.service_account().as_str() {
         let words = format!(
@@ -125,26 +152,51 @@ impl Drop for Registered {
 
 /// Takes a health report into the entry's status. `unhealthy` is `None` for a healthy machine.
 pub(super) fn report(state: &State, registered: Option<&Registered>, unhealthy: Option<String>) {
-    let at = rfc3339(state.options.clock.now());
-    let condition = json!({
-        "type": "Healthy",
-        "status": if unhealthy.is_none() { "True" } else { "False" },
-        "message": unhealthy.clone().unwrap_or_default(),
-        "lastProbeTime": at,
-        "lastTransitionTime": at,
-    });
     if let Some(registered) = registered {
-        let _gone = state.objects.modify(&registered.key, |entry| {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.insert("status".to_owned(), json!({"conditions": [condition]}));
-            }
-        });
+        note(state, &registered.key, unhealthy.as_deref());
     }
     let entry = registered.map(Registered::path);
     state.see(|seen| record(&mut seen.health, SeenHealth { entry, unhealthy }));
 }
 
-/// Removes the auto-registered entries that have been disconnected for at least the grace time.
+/// Writes the condition `Healthy` of an entry.
+fn note(state: &State, key: &Key, unhealthy: Option<&str>) {
+    let at = rfc3339(state.options.clock.now());
+    let condition = json!({
+        "type": "Healthy",
+        "status": if unhealthy.is_none() { "True" } else { "False" },
+        "message": unhealthy.unwrap_or_default(),
+        "lastProbeTime": at,
+        "lastTransitionTime": at,
+    });
+    // The entry may have been deleted by somebody meanwhile.
+    let _gone = state.objects.modify(key, |entry| {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.insert("status".to_owned(), json!({"conditions": [condition]}));
+        }
+    });
+}
+
+/// After a start nobody is connected, whatever the objects of an earlier run say.
+pub(super) fn nobody_is_connected(state: &State) {
+    let now = nanos(state.options.clock.now());
+    for entry in state.objects.list(Resource::WorkloadEntries, None) {
+        let connected = "/metadata/annotations/istio.io~1connectedAt";
+        if entry.pointer(connected).is_none() {
+            continue;
+        }
+        let (namespace, name) = whose(&entry);
+        let key = Key::new(Resource::WorkloadEntries, namespace, name);
+        // Nobody else changes objects yet.
+        let _there = state.objects.modify(&key, |entry| {
+            unset(entry, "istio.io/connectedAt");
+            set(entry, "istio.io/disconnectedAt", &now);
+        });
+    }
+}
+
+/// Removes the auto-registered entries that have been disconnected for at least the grace time, and
+/// says of those that machines made themselves that they are not healthy.
 pub(super) fn sweep(state: &State, grace: Duration) -> usize {
     let now = state.options.clock.now();
     let mut removed = 0;
@@ -159,6 +211,14 @@ pub(super) fn sweep(state: &State, grace: Duration) -> usize {
         else {
             continue;
         };
+        if due && text("/metadata/annotations/istio.io~1autoRegistrationGroup").is_none() {
+            let status = text("/status/conditions/0/status");
+            if status != Some("False") {
+                let key = Key::new(Resource::WorkloadEntries, namespace, name);
+                note(state, &key, Some("the machine has disconnected"));
+            }
+            continue;
+        }
         if due && state.objects.delete(Resource::WorkloadEntries, namespace, name).is_some() {
             removed += 1;
             state.see(|seen| record(&mut seen.removed, format!("{namespace}/{name}")));
@@ -167,51 +227,39 @@ pub(super) fn sweep(state: &State, grace: Duration) -> usize {
     removed
 }
 
-impl Proxy {
-    fn read(node: &Node) -> Self {
-        let metadata = node.metadata.iter().flat_map(|metadata| &metadata.fields);
-        let metadata = metadata.map(|(key, value)| (key.clone(), to_json(value))).collect();
-        Self { metadata, locality: node.locality.as_ref().map(locality).unwrap_or_default() }
-    }
-
-    fn text(&self, key: &str) -> &str {
-        self.metadata.get(key).and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// The WorkloadEntry that a group's template and this node make.
-    fn entry(&self, group: &Value, group_name: &str, ip: &str) -> Value {
-        let object = |path| group.pointer(path).and_then(Value::as_object).cloned();
-        let mut spec = object("/spec/template").unwrap_or_default();
-        let mut labels = spec.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
-        labels.extend(object("/spec/metadata/labels").unwrap_or_default());
-        let own = self.metadata.get("LABELS").and_then(Value::as_object).cloned();
-        labels.extend(own.unwrap_or_default());
-        labels.shift_remove("istio-locality");
-        spec.insert("address".to_owned(), json!(ip));
-        spec.insert("labels".to_owned(), json!(labels));
-        for (field, value) in [("network", self.text("NETWORK")), ("locality", &self.locality)] {
-            if !value.is_empty() {
-                spec.insert(field.to_owned(), json!(value));
-            }
+/// The WorkloadEntry that a group's template and this node make.
+fn entry(proxy: &Proxy, group: &Value, group_name: &str, ip: &str) -> Value {
+    let object = |path| group.pointer(path).and_then(Value::as_object).cloned();
+    let mut spec = object("/spec/template").unwrap_or_default();
+    let mut labels = spec.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    labels.extend(object("/spec/metadata/labels").unwrap_or_default());
+    let own = proxy.metadata.get("LABELS").and_then(Value::as_object).cloned();
+    labels.extend(own.unwrap_or_default());
+    labels.shift_remove("istio-locality");
+    spec.insert("address".to_owned(), json!(ip));
+    spec.insert("labels".to_owned(), json!(labels));
+    for (field, value) in [("network", proxy.text("NETWORK")), ("locality", &proxy.locality)] {
+        if !value.is_empty() {
+            spec.insert(field.to_owned(), json!(value));
         }
-        let mut annotations = Map::new();
-        annotations.insert("istio.io/autoRegistrationGroup".to_owned(), json!(group_name));
-        annotations.insert("istio.io/workloadController".to_owned(), json!("devmesh"));
-        let probe = self.metadata.get("PROXY_CONFIG").and_then(|all| all.get("readinessProbe"));
-        if probe.is_some() {
-            annotations.insert("proxy.istio.io/health-checks-enabled".to_owned(), json!("true"));
-        }
-        annotations.extend(object("/spec/metadata/annotations").unwrap_or_default());
-        let uid = group.pointer("/metadata/uid").cloned().unwrap_or_default();
-        let owner = json!({
-            "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "name": group_name,
-            "uid": uid, "controller": true,
-        });
-        json!({
-            "metadata": {"labels": labels, "annotations": annotations, "ownerReferences": [owner]},
-            "spec": spec,
-        })
     }
+    let mut annotations = Map::new();
+    annotations.insert("istio.io/autoRegistrationGroup".to_owned(), json!(group_name));
+    annotations.insert("istio.io/workloadController".to_owned(), json!("devmesh"));
+    let probe = proxy.metadata.get("PROXY_CONFIG").and_then(|all| all.get("readinessProbe"));
+    if probe.is_some() {
+        annotations.insert("proxy.istio.io/health-checks-enabled".to_owned(), json!("true"));
+    }
+    annotations.extend(object("/spec/metadata/annotations").unwrap_or_default());
+    let uid = group.pointer("/metadata/uid").cloned().unwrap_or_default();
+    let owner = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "name": group_name,
+        "uid": uid, "controller": true,
+    });
+    json!({
+        "metadata": {"labels": labels, "annotations": annotations, "ownerReferences": [owner]},
+        "spec": spec,
+    })
 }
 
 /// istiod's name of an auto-registered entry: of a long one, the end.
@@ -222,16 +270,6 @@ fn entry_name(group: &str, ip: &str, network: &str) -> String {
     }
     let start = name.len().saturating_sub(MAX_NAME);
     name.get(start..).unwrap_or(&name).to_owned()
-}
-
-fn locality(at: &Locality) -> String {
-    let parts = [&at.region, &at.zone, &at.sub_zone];
-    parts
-        .iter()
-        .take_while(|part| !part.is_empty())
-        .map(|part| part.as_str())
-        .collect::<Vec<_>>()
-        .join("/")
 }
 
 fn set(object: &mut Value, annotation: &str, value: &str) {
@@ -253,19 +291,6 @@ fn annotations(object: &mut Value) -> Option<&mut Map<String, Value>> {
 
 fn nanos(at: SystemTime) -> String {
     OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
-}
-
-fn to_json(value: &prost_types::Value) -> Value {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::NumberValue(number)) => json!(number),
-        Some(Kind::StringValue(text)) => json!(text),
-        Some(Kind::BoolValue(yes)) => json!(yes),
-        Some(Kind::StructValue(all)) => Value::Object(
-            all.fields.iter().map(|(key, value)| (key.clone(), to_json(value))).collect(),
-        ),
-        Some(Kind::ListValue(all)) => Value::Array(all.values.iter().map(to_json).collect()),
-    }
 }
 
 /// Kubernetes' limit of a name.

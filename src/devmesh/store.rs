@@ -8,54 +8,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::apply::{self, Conflict, Manager, Operation};
+use super::disk::{Disk, DiskError};
+use super::kind::Resource;
 use super::lock;
 use super::watch::{Change, Changes, Kind};
 use crate::base::clock::{SharedClock, rfc3339};
-
-/// The API group of everything kept here.
-pub const GROUP: &str = "networking.istio.io";
-/// The API version of everything kept here.
-pub const API_VERSION: &str = "networking.istio.io/v1";
-
-/// A kind of object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
-    /// ServiceEntry.
-    ServiceEntries,
-    /// WorkloadEntry.
-    WorkloadEntries,
-    /// WorkloadGroup.
-    WorkloadGroups,
-}
-
-impl Resource {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::ServiceEntries, Self::WorkloadEntries, Self::WorkloadGroups];
-
-    /// The name in paths, such as `workloadentries`.
-    #[must_use]
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::ServiceEntries => "serviceentries",
-            Self::WorkloadEntries => "workloadentries",
-            Self::WorkloadGroups => "workloadgroups",
-        }
-    }
-
-    /// The kind, such as `WorkloadEntry`.
-    #[must_use]
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::ServiceEntries => "ServiceEntry",
-            Self::WorkloadEntries => "WorkloadEntry",
-            Self::WorkloadGroups => "WorkloadGroup",
-        }
-    }
-
-    pub(super) fn named(plural: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|resource| resource.plural() == plural)
-    }
-}
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +44,8 @@ pub(super) enum WriteRefusal {
     Stale,
     /// Others own fields that an apply would change.
     Conflicts(Vec<Conflict>),
+    /// It cannot be kept.
+    Disk(DiskError),
 }
 
 /// Who writes, and how.
@@ -96,12 +55,20 @@ pub(super) enum Write<'a> {
     Update { manager: &'a str },
 }
 
+/// Whether something is done, or only tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    Dry,
+    Really,
+}
+
 /// The objects. Clones are the same objects.
 #[derive(Clone)]
 pub struct Objects {
     kept: Arc<Mutex<Kept>>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
+    disk: Option<Arc<Disk>>,
 }
 
 #[derive(Default)]
@@ -137,8 +104,27 @@ impl Preconditions {
 }
 
 impl Objects {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        Self { kept: Arc::default(), changed: watch::Sender::default(), clock }
+    /// Those that the disk holds, where there is one. Who watched before has to read again.
+    pub(super) fn new(clock: SharedClock, disk: Option<Arc<Disk>>) -> Result<Self, DiskError> {
+        let (revision, objects) =
+            disk.as_ref().map(|disk| disk.load()).transpose()?.unwrap_or_default();
+        let changes = Changes::since(revision);
+        let kept = Kept { objects: objects.into_iter().collect(), changes, revision };
+        let kept = Arc::new(Mutex::new(kept));
+        Ok(Self { kept, changed: watch::Sender::new(revision), clock, disk })
+    }
+
+    /// Keeps a change on the disk.
+    fn keep(&self, key: &Key, object: Option<&Value>, revision: u64) -> Result<(), DiskError> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.put(key, object, revision))
+    }
+
+    /// As [`Objects::keep`], where nobody waits for an answer.
+    fn try_keep(&self, key: &Key, object: Option<&Value>, revision: u64) {
+        if let Err(error) = self.keep(key, object, revision) {
+            let error = crate::base::trouble::chain(&error);
+            tracing::error!(error, "A change of {} will be forgotten at a restart.", key.path());
+        }
     }
 
     /// An object as the API shows it.
@@ -161,10 +147,12 @@ impl Objects {
     /// labels and annotations, and its spec.
     pub fn put(&self, resource: Resource, namespace: &str, name: &str, object: Value) {
         let key = Key::new(resource, namespace, name);
-        let create = self.write(&key, object.clone(), &Write::Create { manager: "kubectl" });
+        let create = Write::Create { manager: "kubectl" };
+        let create = self.write(&key, object.clone(), &create, Commit::Really);
         if create.is_err() {
             // It exists; an update without a version always fits.
-            drop(self.write(&key, object, &Write::Update { manager: "kubectl" }));
+            let update = Write::Update { manager: "kubectl" };
+            drop(self.write(&key, object, &update, Commit::Really));
         }
     }
 
@@ -172,6 +160,15 @@ impl Objects {
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
         let key = Key::new(resource, namespace, name);
         self.remove(&key, &Preconditions::default()).unwrap_or_default()
+    }
+
+    /// Removes all objects of a namespace.
+    pub(super) fn empty(&self, namespace: &str) {
+        let keys: Vec<Key> = lock(&self.kept).objects.keys().cloned().collect();
+        for key in keys.iter().filter(|key| key.namespace == namespace) {
+            // Somebody else may have removed it meanwhile.
+            drop(self.remove(key, &Preconditions::default()));
+        }
     }
 
     /// Removes an object that is as expected, and returns it.
@@ -187,6 +184,7 @@ impl Objects {
         }
         let removed = kept.objects.remove(key);
         kept.revision += 1;
+        self.try_keep(key, None, kept.revision);
         let mut last = removed.clone().unwrap_or_default();
         stamp(&mut last, "resourceVersion", json!(kept.revision.to_string()));
         kept.note(Kind::Deleted, key, last);
@@ -225,6 +223,7 @@ impl Objects {
         *revision += 1;
         stamp(object, "resourceVersion", json!(revision.to_string()));
         let now = object.clone();
+        self.try_keep(key, Some(&now), kept.revision);
         kept.note(Kind::Modified, key, now);
         self.changed.send_replace(kept.revision);
         true
@@ -236,6 +235,7 @@ impl Objects {
         key: &Key,
         wanted: Value,
         how: &Write<'_>,
+        commit: Commit,
     ) -> Result<(Value, bool), WriteRefusal> {
         let mut kept = lock(&self.kept);
         let live = kept.objects.get(key);
@@ -271,10 +271,15 @@ impl Objects {
             let before = live.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(1);
             before + u64::from(live.get("spec") != written.get("spec"))
         });
-        kept.revision += 1;
         let mut written = written;
         stamp(&mut written, "generation", json!(generation));
-        stamp(&mut written, "resourceVersion", json!(kept.revision.to_string()));
+        if commit == Commit::Dry {
+            return Ok((written, created));
+        }
+        let revision = kept.revision + 1;
+        stamp(&mut written, "resourceVersion", json!(revision.to_string()));
+        self.keep(key, Some(&written), revision).map_err(WriteRefusal::Disk)?;
+        kept.revision = revision;
         kept.objects.insert(key.clone(), written.clone());
         let kind = if created { Kind::Added } else { Kind::Modified };
         kept.note(kind, key, written.clone());
@@ -292,16 +297,19 @@ pub(super) fn random_uid() -> String {
 }
 
 fn skeleton(key: &Key, now: SystemTime) -> Value {
-    json!({
-        "apiVersion": API_VERSION,
+    let mut object = json!({
+        "apiVersion": key.resource.api_version(),
         "kind": key.resource.kind(),
         "metadata": {
             "name": key.name,
-            "namespace": key.namespace,
             "uid": random_uid(),
             "creationTimestamp": rfc3339(now),
         },
-    })
+    });
+    if !key.namespace.is_empty() {
+        stamp(&mut object, "namespace", json!(key.namespace));
+    }
+    object
 }
 
 fn stamp(object: &mut Value, field: &str, value: Value) {

@@ -1,6 +1,8 @@
 //! The mesh as its clients see it: over TLS, with the generated clients.
 
 mod kube;
+mod picture;
+mod restart;
 mod watch;
 mod xds;
 
@@ -341,10 +343,10 @@ async fn cut_connections_break_and_new_ones_are_taken() {
 }
 
 #[tokio::test]
-async fn only_loopback_addresses_are_listened_on() {
+async fn only_loopback_and_private_addresses_are_listened_on() {
     let options = Options { listen: ([0, 0, 0, 0], 0).into(), ..Options::default() };
     let refused = Mesh::start(options).await.err().unwrap();
-    assert!(refused.to_string().contains("not a loopback address"), "{refused}");
+    assert!(refused.to_string().contains("neither a loopback nor a private address"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

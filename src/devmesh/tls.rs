@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::extensions::GeneralName;
 
-use super::pki::Authorities;
+use super::pki::{Authorities, Authority};
 use super::{MeshError, State, lock, pki};
 use crate::base::clock::{SharedClock, unix_seconds};
 use crate::base::tasks::Tasks;
@@ -46,8 +46,8 @@ pub(super) struct Identity<'a> {
 
 /// The settings of a server under the authorities of now.
 pub(super) fn settings(
-    authorities: &Authorities,
-    identity: &Identity<'_>,
+    (authorities, serving): (&Authorities, &Authority),
+    identity: Identity<'_>,
     clock: &SharedClock,
 ) -> Result<Arc<ServerConfig>, MeshError> {
     let mut roots = rustls::RootCertStore::empty();
@@ -60,7 +60,7 @@ pub(super) fn settings(
             .allow_unauthenticated()
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-    let (chain, key) = authorities.serving.server(identity.names, clock.now())?;
+    let (chain, key) = serving.server(identity.names, clock.now())?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let time = Arc::new(Time(Arc::clone(clock)));
     let mut config = ServerConfig::builder_with_details(provider, time)

@@ -50,10 +50,20 @@ pub(super) struct Claims<'a> {
 }
 
 impl Tokens {
-    pub(super) fn new() -> Self {
-        let admin = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 24]>());
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>());
-        Self { key, admin, deleted: Mutex::default() }
+    /// With fresh secrets, to be kept where tokens shall outlive the process.
+    pub(super) fn fresh() -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        json!({
+            "admin": text(&rand::random::<[u8; 24]>()), "key": text(&rand::random::<[u8; 32]>()),
+        })
+    }
+
+    /// `None` for what does not come from [`Tokens::fresh`].
+    pub(super) fn new(secrets: &Value) -> Option<Self> {
+        let text = |name: &str| secrets.get(name).and_then(Value::as_str);
+        let key = URL_SAFE_NO_PAD.decode(text("key")?).ok()?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Some(Self { key, admin: text("admin")?.to_owned(), deleted: Mutex::default() })
     }
 
     /// The administrator's token.
@@ -84,6 +94,11 @@ impl Tokens {
     /// certificates stay valid.
     pub(super) fn delete(&self, account: Account) {
         lock(&self.deleted).insert(account);
+    }
+
+    /// The account exists anew.
+    pub(super) fn revive(&self, account: &Account) {
+        lock(&self.deleted).remove(account);
     }
 
     /// True for `Bearer` with the administrator's token.

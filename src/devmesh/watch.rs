@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,7 +13,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::Refusal;
-use super::store::{API_VERSION, Key, Objects, Resource};
+use super::kind::Resource;
+use super::selector::Selector;
+use super::store::{Key, Objects};
+use super::table;
+use crate::base::clock::SharedClock;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// Of a past that nobody remembers.
+    pub(super) fn since(revision: u64) -> Self {
+        Self { kept: VecDeque::new(), forgotten: revision }
+    }
+
     pub(super) fn add(&mut self, change: Change) {
         self.kept.push_back(change);
         while self.kept.len() > CHANGES {
@@ -84,10 +94,9 @@ pub(super) struct Scope {
     pub(super) resource: Resource,
     /// Empty for all namespaces.
     pub(super) namespace: String,
-    /// The one object, where a field selector names it.
-    pub(super) name: Option<String>,
-    /// Labels that an object must have.
-    pub(super) labels: Vec<(String, String)>,
+    /// True when each change is told as a table.
+    pub(super) table: bool,
+    selector: Selector,
 }
 
 impl Scope {
@@ -97,24 +106,37 @@ impl Scope {
         namespace: &str,
         options: &BTreeMap<String, String>,
     ) -> Self {
-        let name = options.get("fieldSelector").and_then(|text| text.strip_prefix(BY_NAME));
-        let labels = options.get("labelSelector").map(String::as_str).unwrap_or_default();
-        let labels = labels.split(',').filter_map(|pair| pair.split_once('='));
+        let option = |name: &str| options.get(name).map(String::as_str).unwrap_or_default();
         Self {
             resource,
             namespace: namespace.to_owned(),
-            name: name.map(str::to_owned),
-            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            table: false,
+            selector: Selector::new(option("labelSelector"), option("fieldSelector")),
         }
     }
 
     pub(super) fn has(&self, object: &Value) -> bool {
-        let at = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let labels = object.pointer("/metadata/labels");
-        let label = |key: &str| labels.and_then(|labels| labels.get(key)?.as_str());
-        (self.namespace.is_empty() || at("/metadata/namespace") == self.namespace)
-            && self.name.as_deref().is_none_or(|name| at("/metadata/name") == name)
-            && self.labels.iter().all(|(key, value)| label(key) == Some(value))
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        (self.namespace.is_empty() || namespace == Some(&self.namespace))
+            && self.selector.has(object)
+    }
+
+    /// A line that only tells a revision, with this metadata beside it.
+    fn bookmark(&self, revision: u64, mut metadata: Value) -> String {
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("resourceVersion".to_owned(), json!(revision.to_string()));
+        }
+        let (kind, version) = (self.resource.kind(), self.resource.api_version());
+        line("BOOKMARK", &json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
+    }
+
+    /// A change of an object as a line.
+    fn line(&self, kind: Kind, object: &Value, clock: &SharedClock) -> String {
+        if !self.table {
+            return line(kind.word(), object);
+        }
+        let table = table::of(self.resource, std::slice::from_ref(object), "", clock.now());
+        line(kind.word(), &table)
     }
 }
 
@@ -123,6 +145,7 @@ struct Watcher {
     objects: Objects,
     changed: watch::Receiver<u64>,
     scope: Scope,
+    clock: SharedClock,
     revision: u64,
     bookmarks: bool,
     end: Instant,
@@ -134,27 +157,38 @@ pub(super) fn follow(
     objects: &Objects,
     scope: Scope,
     options: &BTreeMap<String, String>,
-    longest: Duration,
+    of: &super::Options,
 ) -> Result<Response, Refusal> {
     let number = |name: &str| options.get(name).and_then(|text| text.parse::<u64>().ok());
     let changed = objects.changed();
-    let (start, first) = match number("resourceVersion").filter(|revision| *revision > 0) {
+    // Newer callers read the list from the watch itself, and want to be told where it ends.
+    let whole = options.get("sendInitialEvents").is_some_and(|value| value == "true");
+    let (start, first) = match number("resourceVersion").filter(|at| *at > 0 && !whole) {
         Some(revision) => (revision, String::new()),
         None => {
+            let revision = objects.revision();
             let there = objects.list(scope.resource, None).into_iter();
             let there = there.filter(|object| scope.has(object));
-            (objects.revision(), there.map(|object| line(Kind::Added.word(), &object)).collect())
+            let lines = there.map(|object| scope.line(Kind::Added, &object, &of.clock));
+            let mut lines: String = lines.collect();
+            if whole {
+                let mark = json!({"annotations": {"k8s.io/initial-events-end": "true"}});
+                lines.push_str(&scope.bookmark(revision, mark));
+            }
+            (revision, lines)
         }
     };
     if objects.changes_after(start).is_none() {
         return Err(Refusal::expired(start));
     }
-    let limit = number("timeoutSeconds").map_or(longest, Duration::from_secs).min(longest);
+    let limit = number("timeoutSeconds").map_or(of.longest_watch, Duration::from_secs);
+    let limit = limit.min(of.longest_watch);
     let bookmarks = options.get("allowWatchBookmarks").is_some_and(|value| value == "true");
     let watcher = Watcher {
         objects: objects.clone(),
         changed,
         scope,
+        clock: Arc::clone(&of.clock),
         revision: start,
         bookmarks,
         end: Instant::now() + limit,
@@ -188,7 +222,7 @@ impl Watcher {
             let lines: String = changes
                 .iter()
                 .filter(fits)
-                .map(|change| line(change.kind.word(), &change.object))
+                .map(|change| self.scope.line(change.kind, &change.object, &self.clock))
                 .collect();
             let newest = changes.last().map(|change| change.revision);
             self.revision = newest.unwrap_or(self.revision);
@@ -196,7 +230,7 @@ impl Watcher {
                 return Some(lines);
             }
             if newest.is_some() && self.bookmarks {
-                return Some(self.bookmark());
+                return Some(self.scope.bookmark(self.revision, json!({})));
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.ok()?,
@@ -204,18 +238,11 @@ impl Watcher {
             }
         }
     }
-
-    fn bookmark(&self) -> String {
-        let kind = self.scope.resource.kind();
-        let metadata = json!({"resourceVersion": self.revision.to_string()});
-        line("BOOKMARK", &json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata}))
-    }
 }
 
 fn line(word: &str, object: &Value) -> String {
     format!("{}\n", json!({"type": word, "object": object}))
 }
 
-const BY_NAME: &str = "metadata.name=";
 /// Changes that are kept; the API server keeps those of the last minutes.
 const CHANGES: usize = 10_000;

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Mode, fchmod, fchown, fstat};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
 };
+use serde::{Deserialize, Serialize};
 
 use super::ProxyUser;
 use super::note::Note;
@@ -22,7 +23,7 @@ use super::process::BOOTSTRAP;
 use crate::base::fsio;
 
 /// What to become.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LaunchArgs {
     /// The binary.
     pub binary: PathBuf,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::pipe::fcntl_setpipe_size;
-use tokio::net::unix::pipe::{OpenOptions, Receiver};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
 use super::logs::Lines;
@@ -30,7 +30,8 @@ impl Output {
     pub(super) fn open(directory: &Path, tasks: &Tasks) -> io::Result<Self> {
         let path = directory.join(PIPE);
         fsio::make_pipe(&path).map_err(io::Error::other)?;
-        let pipe = OpenOptions::new().read_write(true).open_receiver(&path)?;
+        // Open for writing, too, there is no end between two processes.
+        let pipe = Receiver::from_owned_fd(open_pipe(&path)?)?;
         let (questions, asked) = mpsc::channel(1);
         // It ends with us, and reads what is there even when everything stops.
         tasks.detached("envoy-output", read(pipe, asked));
@@ -62,12 +63,16 @@ pub(super) fn is_taken(directory: &Path) -> bool {
 
 /// A descriptor of our own with the lock; `None` when somebody else has it.
 fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let pipe = open(path, flags, Mode::empty())?;
+    let pipe = open_pipe(path)?;
     match flock(&pipe, FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         locked => Ok(locked.map(|()| Some(pipe))?),
     }
+}
+
+fn open_pipe(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(open(path, flags, Mode::empty())?)
 }
 
 async fn read(pipe: Receiver, mut asked: mpsc::Receiver<oneshot::Sender<String>>) {

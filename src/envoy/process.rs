@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::launch::LaunchArgs;
+use super::launcher::{self, Report};
 use super::note::Noted;
 use super::{Config, ProxyOrigin};
 
@@ -28,63 +30,52 @@ pub(super) struct Process {
 enum Hold {
     /// We started it.
     Child(Child),
-    /// An earlier agent started it. The descriptor names this process and no other, and can be read
-    /// from when it has ended (`pidfd_open(2)`).
+    /// The service manager started it for us. The launcher tells how it ended.
+    Launched(AsyncFd<OwnedFd>, Report),
+    /// An earlier agent started it. The descriptor can be read from when it has ended.
     Adopted(AsyncFd<OwnedFd>),
 }
 
 impl Process {
-    /// Starts Envoy through the launcher.
-    #[expect(clippy::disallowed_methods, reason = "one of the two places that start Envoy")]
-    pub(super) fn start(config: &Config, fingerprint: &str, output: OwnedFd) -> io::Result<Self> {
-        let mut command = Command::new(&config.launcher);
-        command.arg("launch-proxy").arg("--binary").arg(&config.binary);
-        command.arg("--fingerprint").arg(fingerprint);
-        command.arg("--directory").arg(&config.directory);
-        if let Some(user) = config.user {
-            command.args(["--uid", &user.uid.to_string(), "--gid", &user.gid.to_string()]);
-        }
-        if config.transparent {
-            command.arg("--transparent");
-        }
-        command
-            .arg("--")
-            .args(arguments(config))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            // Ctrl-C in a terminal is for us: the proxy has to drain first.
-            .process_group(0);
-        let child = command.spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
-        Ok(Self { hold: Hold::Child(child), pid })
+    /// Starts Envoy, by way of the service manager where that is set up.
+    pub(super) async fn start(
+        config: &Config,
+        fingerprint: &str,
+        output: OwnedFd,
+    ) -> io::Result<Self> {
+        let order = LaunchArgs {
+            binary: config.binary.clone(),
+            user: config.user,
+            transparent: config.transparent,
+            directory: config.directory.clone(),
+            fingerprint: fingerprint.to_owned(),
+            args: arguments(config),
+        };
+        let Some(socket) = &config.launch_socket else {
+            let command = launcher::command(&config.launcher, &order, output)?;
+            let child = Command::from(command).spawn()?;
+            let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
+            return Ok(Self { hold: Hold::Child(child), pid });
+        };
+        let (pid, report) = launcher::order(socket, &order, output).await?;
+        let handle = hold(pid)?.ok_or_else(|| io::Error::other("it ended at once"))?;
+        Ok(Self { hold: Hold::Launched(handle, report), pid })
     }
 
     /// Goes on with a process that an earlier agent started; `None` when it has just ended.
     pub(super) fn adopt(noted: &Noted) -> io::Result<Option<Self>> {
-        let raw = i32::try_from(noted.pid).ok().and_then(rustix::process::Pid::from_raw);
-        let raw = raw.ok_or_else(|| io::Error::other("its number is none"))?;
-        let handle = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            handle => handle?,
-        };
+        let Some(handle) = hold(noted.pid)? else { return Ok(None) };
         // The number may have got to another process before we held it.
         if !noted.lives() {
             return Ok(None);
         }
-        #[expect(
-            deprecated,
-            reason = "what took its place is unsafe for descriptors that may change; an OwnedFd does not"
-        )]
-        let handle = AsyncFd::with_interest(handle, Interest::READABLE)?;
         Ok(Some(Self { hold: Hold::Adopted(handle), pid: noted.pid }))
     }
 
     /// Who started it.
     pub(super) fn origin(&self) -> ProxyOrigin {
         match &self.hold {
-            Hold::Child(_) => ProxyOrigin::Started,
+            Hold::Child(_) | Hold::Launched(..) => ProxyOrigin::Started,
             Hold::Adopted(_) => ProxyOrigin::Adopted,
         }
     }
@@ -93,10 +84,12 @@ impl Process {
     pub(super) async fn ended(&mut self) -> String {
         match &mut self.hold {
             Hold::Child(child) => describe(&child.wait().await),
-            Hold::Adopted(handle) => match handle.readable().await {
-                Ok(_) => STRANGE_END.to_owned(),
-                Err(error) => error.to_string(),
+            Hold::Launched(handle, report) => match report.next_line().await {
+                Ok(Some(how)) => how,
+                // The launcher is gone; its child may live on.
+                _ => strange_end(handle).await,
             },
+            Hold::Adopted(handle) => strange_end(handle).await,
         }
     }
 
@@ -120,7 +113,7 @@ impl Process {
                     kill(Pid::from_raw(pid), signal).ok();
                 }
             }
-            Hold::Adopted(handle) => {
+            Hold::Launched(handle, _) | Hold::Adopted(handle) => {
                 let signal = match signal {
                     Signal::SIGKILL => rustix::process::Signal::KILL,
                     _ => rustix::process::Signal::TERM,
@@ -131,8 +124,31 @@ impl Process {
     }
 }
 
+/// A descriptor that names the process of this number and no other (`pidfd_open(2)`); `None` when
+/// there is none.
+fn hold(pid: u32) -> io::Result<Option<AsyncFd<OwnedFd>>> {
+    let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let raw = raw.ok_or_else(|| io::Error::other("its number is none"))?;
+    let handle = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        handle => handle?,
+    };
+    #[expect(
+        deprecated,
+        reason = "what took its place is unsafe for descriptors that may change; an OwnedFd does not"
+    )]
+    AsyncFd::with_interest(handle, Interest::READABLE).map(Some)
+}
+
+async fn strange_end(handle: &AsyncFd<OwnedFd>) -> String {
+    match handle.readable().await {
+        Ok(_) => STRANGE_END.to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// How a process ended, in words.
-fn describe(ended: &io::Result<ExitStatus>) -> String {
+pub(super) fn describe(ended: &io::Result<ExitStatus>) -> String {
     use std::os::unix::process::ExitStatusExt;
     match ended {
         Err(error) => error.to_string(),

@@ -148,6 +148,7 @@ fn config(directory: &Path, script: &str) -> Config {
     Config {
         binary: launcher.clone(),
         launcher,
+        launch_socket: None,
         user: None,
         directory: directory.to_owned(),
         bootstrap: Value::Null,

@@ -1,9 +1,10 @@
 //! Whom Envoy runs as.
 
 use nix::unistd::{Group, User, geteuid};
+use serde::{Deserialize, Serialize};
 
 /// A user and group by number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyUser {
     /// User.
     pub uid: u32,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Order};
 use crate::base::uds::Peers;
 
-/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/stop`, `/v1/cert/rotate` and
+/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/step-aside`, `/v1/stop`, `/v1/cert/rotate` and
 /// `/v1/proxy/{drain,restart,undrain}` on a Unix socket until `stop`.
 ///
 /// # Errors
@@ -28,6 +28,7 @@ pub async fn serve(
     let pages = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/step-aside", post(step_aside))
         .route("/v1/stop", post(halt))
         .route("/v1/cert/rotate", post(rotate))
         .route("/v1/proxy/drain", post(drain))
@@ -52,6 +53,10 @@ async fn rotate(State(desk): State<Desk>) -> StatusCode {
 
 async fn halt(State(desk): State<Desk>) -> StatusCode {
     pass(&desk, Order::Stop)
+}
+
+async fn step_aside(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::StepAside)
 }
 
 async fn drain(State(desk): State<Desk>) -> StatusCode {

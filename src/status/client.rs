@@ -51,6 +51,8 @@ pub enum Wish {
     Reload,
     /// Drain the proxy, and start it anew.
     RestartProxy,
+    /// End, and leave the proxy to the next agent.
+    StepAside,
     /// Get a new key and certificate.
     RotateIdentity,
     /// Drain and stop.
@@ -68,6 +70,7 @@ pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
         Wish::DrainProxy => "POST /v1/proxy/drain",
         Wish::Reload => "POST /v1/reload",
         Wish::RestartProxy => "POST /v1/proxy/restart",
+        Wish::StepAside => "POST /v1/step-aside",
         Wish::RotateIdentity => "POST /v1/cert/rotate",
         Wish::Stop => "POST /v1/stop",
         Wish::UndrainProxy => "POST /v1/proxy/undrain",

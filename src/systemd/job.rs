@@ -50,7 +50,7 @@ pub enum JobError {
 pub async fn job() -> Result<Option<Job>, JobError> {
     let groups = fsio::read_text(Path::new("/proc/self/cgroup"), CGROUP_BYTES)?;
     let Some(unit) = unit_of(&groups) else { return Ok(None) };
-    #[expect(clippy::disallowed_methods, reason = "the one place of the daemon that asks systemd")]
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks for our own job")]
     let asked = Command::new("systemctl")
         .args(["list-jobs", "--plain", "--no-legend", "--no-pager", "--", unit])
         .env_clear()

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,14 +77,32 @@ impl Bed {
 
     /// Starts the agent with the configuration that is there.
     pub(crate) fn start(&mut self) {
+        self.spawn(Command::new(AGENT), Stdio::null(), Stdio::null());
+    }
+
+    /// Starts the agent as a service manager does: with these variables, and with two sockets of these
+    /// names that an earlier run left.
+    pub(crate) fn start_as_service(
+        &mut self,
+        variables: &[(&str, &str)],
+        [one, two]: [(&str, OwnedFd); 2],
+    ) {
+        let mut command = Command::new("sh");
+        let become_it = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$; exec \"$@\"";
+        command.args(["-c", become_it, "sh", AGENT]).envs(variables.iter().copied());
+        command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", format!("{}:{}", one.0, two.0));
+        self.spawn(command, Stdio::from(one.1), Stdio::from(two.1));
+    }
+
+    fn spawn(&mut self, mut command: Command, input: Stdio, output: Stdio) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let agent = Command::new(AGENT)
+        let agent = command
             .arg("--root")
             .arg(self.root.path())
             .arg("run")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(log)
             .spawn();
         self.agent = Some(agent.unwrap());

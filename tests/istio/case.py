@@ -1,18 +1,26 @@
 """What the tests on the real control plane share: one lab, two machines, requests between them."""
 
+import os
 import pathlib
 import sys
 import threading
 import time
 import unittest
 
+from devmesh import DevmeshLab
 from lab import CONTROL_PLANE, Lab, until
 from vm import Vm
 
 APP = pathlib.Path(__file__).parent / "app.py"
 RESOLVER = pathlib.Path(__file__).parent / "resolver.py"
 #: Brought up once by suite.py.
-LAB = Lab()
+LAB = DevmeshLab() if os.environ.get("MESH") == "devmesh" else Lab()
+
+
+def on_both(test):
+    """Marks a test that holds on istiod and on the development mesh."""
+    test.on_both = True
+    return test
 
 
 class Case(unittest.TestCase):

@@ -2,11 +2,12 @@
 
 import subprocess
 
-from case import LAB, Case
+from case import LAB, Case, on_both
 from lab import CONTROL_PLANE, until
 
 
 class Joining(Case):
+    @on_both
     def test_two_machines_join_by_istiods_registration(self):
         self.vm1.join()
         self.vm2.join()
@@ -36,6 +37,7 @@ class Joining(Case):
         until("the join has said what it came to", lambda: "is in the mesh as spiffe" in self.vm2.log())
         self.assertIn("it serves as 2 services (details.internal.com, echo.internal.com)", self.vm2.log())
 
+    @on_both
     def test_envoy_runs_as_its_own_user_without_our_environment(self):
         status = self.vm1.join().until_ready()
         proc = f"/proc/{status['proxy']['pid']}"
@@ -48,12 +50,14 @@ class Joining(Case):
         secret = subprocess.run(["find", self.vm1.root, "-name", "identity.json", "-perm", "600"], capture_output=True, text=True)
         self.assertIn("identity.json", secret.stdout)
 
+    @on_both
     def test_the_machine_chooses_the_address_of_its_route_to_istiod(self):
         command = self.vm1.join_command()
         at = command.index("--address")
         self.vm1.process = LAB.start("vm1", *command[:at], *command[at + 2:], log="vm1.log")
         self.assertEqual(self.vm1.until_ready()["workload"]["address"], "10.99.0.11")
 
+    @on_both
     def test_sigterm_drains_and_leaves_nothing_behind(self):
         self.vm1.join().until_ready()
         self.assertEqual(self.vm1.stop(), 0, self.vm1.log()[-2000:])
@@ -61,6 +65,7 @@ class Joining(Case):
         self.assertFalse((self.vm1.root / "run/vm-agent").exists())
         self.no_entries()
 
+    @on_both
     def test_a_second_join_with_the_same_source_is_harmless_and_a_running_agent_is_said(self):
         self.vm1.join().until_ready()
         again = self.vm1.try_join()
@@ -69,6 +74,7 @@ class Joining(Case):
         self.vm1.join().until_ready()
         self.assertIn("unchanged below", self.vm1.log())
 
+    @on_both
     def test_leave_removes_everything(self):
         self.vm1.join().until_ready()
         left = self.vm1.command("leave")
@@ -87,6 +93,7 @@ class Kubernetes(Case):
         return ["--registration", "kubernetes", "--kube-server", f"https://{CONTROL_PLANE}:6443", "--kube-ca", LAB.server_ca,
                 "--kube-token-file", path]
 
+    @on_both
     def test_the_entry_has_every_field_and_leave_removes_it(self):
         self.vm2.join(*self.flags(), "--network", "", "--locality", "eu/a/rack1", "--label", "version=v1",
                       "--set", "workload.weight=7", "--set", "workload.ports.admin=9901")
@@ -102,16 +109,19 @@ class Kubernetes(Case):
         self.assertEqual(left.returncode, 0, left.stderr)
         self.assertEqual((LAB.entries(), self.vm2.files(), LAB.pids("vm2")), ({}, [], []))
 
+    @on_both
     def test_a_network_is_registered_too(self):
         self.vm2.join(*self.flags(), "--network", "vm-network").until_ready()
         self.assertEqual(LAB.entries()["vm2"]["spec"]["network"], "vm-network")
         self.assertEqual(self.vm2.command("leave").returncode, 0)
 
+    @on_both
     def test_an_entry_is_removed_on_stop_where_that_is_asked_for(self):
         self.vm2.join(*self.flags(), "--set", "registration.removeOnStop=true").until_ready()
         self.assertEqual(self.vm2.stop(), 0)
         self.assertEqual(LAB.entries(), {})
 
+    @on_both
     def test_a_refusal_by_rbac_says_which_role_is_missing_and_undoes_the_join(self):
         refused = self.vm1.try_join(*self.flags(account="client"))
         self.assertEqual(refused.returncode, 7, refused.stderr)

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from case import LAB, Traffic
+from case import LAB, Traffic, on_both
 from lab import CONTROL_PLANE, until
 
 
@@ -19,6 +19,7 @@ class Names(Traffic):
         command = ["env", *[f"{key}={value}" for key, value in options.items()], "setpriv", "--reuid", "1000", "--clear-groups", "getent", "ahostsv4", name]
         return LAB.run("vm1", *command, check=False).stdout.split(" ")[0]
 
+    @on_both
     def test_names_of_the_mesh_and_of_the_world_are_answered(self):
         # Before the agent has heard anything of istiod, the world is known.
         self.assertEqual(self.look_up("world.example"), "192.0.2.7")
@@ -33,6 +34,7 @@ class Names(Traffic):
         self.assertEqual((dns["trouble"], dns["from_disk"], dns["resolvers"]), (None, False, [f"{CONTROL_PLANE}:53"]))
         self.assertGreater(dns["answered"], 0)
 
+    @on_both
     def test_names_outlive_istiod_and_a_restart_of_the_agent(self):
         self.vm1.join().until_ready()
         until("the mesh's names are known", lambda: self.look_up("details.internal.com") == "240.1.2.3")
@@ -51,6 +53,7 @@ class Names(Traffic):
             LAB.istiod_start()
         self.vm1.until_ready()
 
+    @on_both
     def test_a_changed_resolver_is_used_and_a_silent_one_is_said(self):
         self.vm1.join().until_ready()
         self.resolvers("nameserver 10.99.0.99\n")

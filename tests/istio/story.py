@@ -4,7 +4,7 @@ import json
 
 import sys
 
-from case import LAB, Traffic
+from case import LAB, Traffic, on_both
 from lab import CONTROL_PLANE, until
 from pilot import Pilot
 from vm import Vm
@@ -46,6 +46,7 @@ class Story(Traffic):
         for vm in (self.vm1, self.vm2):
             self.assertEqual(vm.until_ready()["capture"]["phase"], "active")
 
+    @on_both
     def test_with_nftables_in_both_directions_and_spread_over_equal_machines(self):
         self.join_both("nftables", "nftables")
         self.story()
@@ -57,10 +58,12 @@ class Story(Traffic):
         until("the new machine gets requests", lambda: asked() == "vm3", limit=30)
         self.assertEqual({asked() for _ in range(30)}, {"vm2", "vm3"})
 
+    @on_both
     def test_with_iptables(self):
         self.join_both("iptables", "iptables")
         self.story()
 
+    @on_both
     def test_with_transparent_interception(self):
         for vm in (self.vm1, self.vm2):
             vm.join("--set", "capture.interception=tproxy")
@@ -71,6 +74,7 @@ class Story(Traffic):
             rights = next(line for line in file if line.startswith("CapEff"))
         self.assertEqual(int(rights.split()[1], 16), 1 << 12, "Envoy has CAP_NET_ADMIN and nothing else")
 
+    @on_both
     def test_with_pilot_agent_as_the_client(self):
         peer = Pilot(LAB, "vm1", self.vm1.ip, "client", capture=True)
         peer.join()
@@ -79,6 +83,7 @@ class Story(Traffic):
         peer.until_ready()
         self.story()
 
+    @on_both
     def test_with_pilot_agent_as_the_server(self):
         peer = Pilot(LAB, "vm4", "10.99.0.14", "details-legacy", capture=True)
         self.serve("vm4")
@@ -93,6 +98,7 @@ class Story(Traffic):
         LAB.kubectl("-n", "vms", "label", "serviceentry", "details", "--overwrite", f"changed=for-{self.vm1.process.pid}")
         self.story(server="vm4")
 
+    @on_both
     def test_what_is_not_http_large_or_long_lived_passes_unharmed(self):
         self.join_both("nftables", "nftables")
         self.story()
@@ -101,6 +107,7 @@ class Story(Traffic):
         talk = LAB.run("vm1", sys.executable, "-c", TALK, timeout=120, check=False)
         self.assertEqual((talk.stdout + talk.stderr).strip(), "hello from vm2 / 8388608 bytes came back the same")
 
+    @on_both
     def test_calls_to_the_world_outside_still_work(self):
         self.join_both("nftables", "nftables")
         world = LAB.start("cp", sys.executable, "-m", "http.server", "8099", "--bind", CONTROL_PLANE, log="world.log", cwd=LAB.directory / "served-vm1")
@@ -109,6 +116,7 @@ class Story(Traffic):
         self.assertEqual(self.ask("vm1", f"http://{CONTROL_PLANE}:8099/")[0], 200)
         self.assertEqual(self.ask("vm1", f"http://{CONTROL_PLANE}:8099/", user=0)[0], 200)
 
+    @on_both
     def test_the_rules_go_with_the_agent_and_stay_under_a_closed_policy(self):
         self.vm1.join("--set", "capture.failPolicy=closed").until_ready()
         tables = lambda: LAB.run("vm1", "nft", "list", "tables").stdout
@@ -121,6 +129,7 @@ class Story(Traffic):
         self.assertEqual(self.vm1.stop(), 0)
         self.assertEqual(tables(), "")
 
+    @on_both
     def test_rules_that_somebody_removed_are_back_and_that_is_said(self):
         self.vm1.join().until_ready()
         LAB.run("vm1", "nft", "flush", "ruleset")
@@ -128,6 +137,7 @@ class Story(Traffic):
         self.assertIn("vm_agent", LAB.run("vm1", "nft", "list", "tables").stdout)
         self.assertIn("repaired 1 times", self.vm1.command("status").stdout)
 
+    @on_both
     def test_metrics_of_agent_envoy_and_application_are_one_page(self):
         self.vm1.join("--set", "status.applicationMetrics=http://127.0.0.1:9080/metrics").until_ready()
         page = self.ask("vm1", "http://127.0.0.1:15020/stats/prometheus", user=0)[1]

@@ -1,7 +1,7 @@
 //! How Envoy is started: its bootstrap and its arguments.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use super::{FactsPlan, RegistrationPlan};
 use crate::config::{Paths, Settings};
 use crate::envoy::{self, BootstrapInputs, ProxyUser, Register, bootstrap};
 use crate::registry::Mode;
+use crate::systemd::ServiceManager;
 use crate::workload::{ProxyConfig, Workload};
 
 /// What was found out before.
@@ -58,6 +59,7 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
     let termination_drain = settings.proxy.termination_drain;
     envoy::Config {
         launcher,
+        launch_socket: launch_socket(paths),
         binary,
         user,
         transparent,
@@ -72,6 +74,13 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
             && workload.instance_ips.iter().all(IpAddr::is_ipv6),
         extra_args: settings.proxy.extra_args.clone(),
     }
+}
+
+/// Only a service manager that has started us starts our proxy; it knows one root.
+fn launch_socket(paths: &Paths) -> Option<PathBuf> {
+    let socket = paths.launch_socket();
+    let is_served = ServiceManager.is_there() && paths.root() == Path::new("/");
+    (is_served && socket.exists()).then_some(socket)
 }
 
 /// istiod takes health reports only of machines that say that they are probed. Every machine is:

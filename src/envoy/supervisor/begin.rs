@@ -27,7 +27,7 @@ impl Supervisor {
                 let limit = self.config.termination_drain;
                 leftover::end(&self.config.directory, &noted, Some(self.admin()), limit).await;
             }
-            if let Some(process) = self.start(&fingerprint)? {
+            if let Some(process) = self.start(&fingerprint).await? {
                 return Ok(process);
             }
             if Instant::now() > until {
@@ -40,13 +40,13 @@ impl Supervisor {
     }
 
     /// Starts one; `None` when another one runs.
-    fn start(&mut self, fingerprint: &str) -> Result<Option<Process>, SupervisionError> {
+    async fn start(&mut self, fingerprint: &str) -> Result<Option<Process>, SupervisionError> {
         let output = self.output()?.for_process().map_err(SupervisionError::Output)?;
         let Some(output) = output else { return Ok(None) };
         let bootstrap = self.config.bootstrap.to_string();
         fsio::replace(&self.config.directory.join(BOOTSTRAP), bootstrap.as_bytes(), fsio::PUBLIC)
             .map_err(SupervisionError::Bootstrap)?;
-        let process = Process::start(&self.config, fingerprint, output);
+        let process = Process::start(&self.config, fingerprint, output).await;
         let process = process.map_err(SupervisionError::Start)?;
         tracing::info!(pid = process.pid, "Started the proxy.");
         self.traffic = match self.traffic {

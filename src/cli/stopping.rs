@@ -1,17 +1,32 @@
-//! The hidden subcommand that the service manager runs when the agent has ended (`ExecStopPost=`).
+//! The hidden subcommands that the service manager runs around the agent's end (`ExecStop=`,
+//! `ExecStopPost=`). It has them do what the agent itself must not: ask what the service manager does.
 
 use super::capture;
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
 use super::run::runtime;
-use super::settings;
+use super::{settings, status};
 use crate::agent::tidy_up;
 use crate::base::trouble::chain;
 use crate::capture::FailPolicy;
-use crate::systemd;
+use crate::status::{Wish, order};
+use crate::systemd::{self, Job};
 
-pub(super) fn run(global: &Global) -> Result<(), Failure> {
+/// Before the agent is sent the signal: in a restart it steps aside instead.
+pub(super) fn before(global: &Global) -> Result<(), Failure> {
+    let job = runtime()?.block_on(systemd::job());
+    match job.map_err(|error| Failure::new(Exit::Host, error))? {
+        Some(Job::Restart) => {
+            let socket = settings::paths(global).admin_socket();
+            order(&socket, Wish::StepAside).map_err(status::failure)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// When it has ended.
+pub(super) fn after(global: &Global) -> Result<(), Failure> {
     logs::start(global, logs::Wanted { level: "info", json: false });
     let paths = settings::paths(global);
     let policy = policy(global);
