@@ -52,10 +52,7 @@ impl Before {
 
 /// Stops the service, now and at each boot.
 pub(super) fn disable() -> Result<(), Failure> {
-    systemctl(&["disable", "--now", UNIT])?;
-    // It came with the agent, if at all, and is of no use without it.
-    drop(systemctl(&["stop", LAUNCHER]));
-    Ok(())
+    systemctl(&["disable", "--now", UNIT])
 }
 
 /// The service as systemd shows it; `None` where systemd does not run this machine, or the root is
@@ -114,7 +111,6 @@ fn output(program: &str, args: &[&str]) -> Result<String, Failure> {
 }
 
 const UNIT: &str = "vm-agent.service";
-const LAUNCHER: &str = "vm-agent-proxy.socket";
 /// Seconds after which a service manager that hangs is left.
 const LIMIT: &str = "5";
 /// Lines of the log that tell how it came to this.
