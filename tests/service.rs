@@ -94,7 +94,7 @@ fn ask(mut line: impl Read + Write) -> String {
 async fn the_service_manager_hears_that_the_agent_is_ready_while_the_mesh_is_away() {
     let mut bed = Bed::new().await;
     bed.mesh.go_away().await.unwrap();
-    bed.write_configuration(json!({}));
+    bed.write_configuration(json!({"dns": {"listen": format!("127.0.0.1:{}", listener().1)}}));
     let mut manager = Manager::new(&bed);
     start(&mut bed, [("old", any()), ("older", any())]);
     let ready = manager.until("READY=1");

@@ -46,10 +46,7 @@ impl Service {
 
     /// Stops it, and waits for its end.
     pub(super) fn stop(&self) -> Result<(), Failure> {
-        self.systemctl(&["stop", UNIT], STOP)?;
-        // It came with the agent, if at all.
-        drop(self.systemctl(&["stop", LAUNCHER], QUICK));
-        Ok(())
+        self.systemctl(&["stop", UNIT], STOP)
     }
 
     /// Has it not be shown as failed any more. One that did not fail is fine.
@@ -210,8 +207,6 @@ fn output(program: &str, args: &[&str], what: &str) -> Result<String, Failure> {
 
 /// The unit's name.
 pub(super) const UNIT: &str = "vm-agent.service";
-/// The socket by which the agent has its proxy started; of no use without the agent.
-const LAUNCHER: &str = "vm-agent-proxy.socket";
 /// Where units are installed, below a root.
 const UNIT_DIRECTORIES: [&str; 3] =
     ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];

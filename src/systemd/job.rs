@@ -68,12 +68,16 @@ pub async fn job() -> Result<Option<Job>, JobError> {
     Ok(job_of(&String::from_utf8_lossy(&output.stdout), unit))
 }
 
-/// The service that a process of these groups belongs to (cgroups(7), `/proc/PID/cgroup`).
+/// The service or socket that a process of these groups belongs to (cgroups(7), `/proc/PID/cgroup`).
 fn unit_of(groups: &str) -> Option<&str> {
     let path = |line: &&str| line.starts_with("0::/") || line.contains(":name=systemd:");
     let lines = groups.lines().filter(path);
     // A process of a unit may be in a group below the unit's.
-    lines.filter_map(|line| line.rsplit('/').find(|part| part.ends_with(".service"))).next()
+    lines.filter_map(|line| line.rsplit('/').find(|part| is_unit(part))).next()
+}
+
+fn is_unit(name: &str) -> bool {
+    [".service", ".socket"].iter().any(|kind| name.ends_with(kind))
 }
 
 /// The unit's job in lines of number, unit, type and state.
@@ -109,6 +113,8 @@ mod tests {
         assert_eq!(unit_of(below), Some("vm-agent.service"));
         let old = "12:memory:/a\n1:name=systemd:/system.slice/own.service\n0::/\n";
         assert_eq!(unit_of(old), Some("own.service"));
+        let socket = "0::/system.slice/vm-agent-proxy.socket\n";
+        assert_eq!(unit_of(socket), Some("vm-agent-proxy.socket"));
         for none in ["", "0::/user.slice/user-0.slice/session-1.scope\n", "3:memory:/x.service\n"] {
             assert_eq!(unit_of(none), None, "{none}");
         }
