@@ -3,18 +3,23 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/peers)
 ARGS ?=
+# What the embedded mesh's demonstration and tests run with.
+DEBUG = ENVOY=$(or $(ENVOY),$(PEERS)/bin/envoy) VM_AGENT=$(CURDIR)/target/debug/vm-agent DEVMESH=$(CURDIR)/target/debug/vm-agent-devmesh
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo test check test-unit test-hermetic test-kubectl test-envoy test-mesh test-istio bench bench-names fuzz gen build package peers root
+.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio bench bench-names fuzz gen build debug envoy package peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: root peers build ## Watch two VMs join a real mesh, and clean up (minutes the first time; root)
+demo: envoy debug ## Three VMs in a mesh in one minute, then you play (ARGS=--once: it ends by itself)
+	@$(DEBUG) python3 demo/demo.py $(ARGS)
+
+demo-istio: root peers build ## The same with the real istiod and Kubernetes API; it cleans up (minutes the first time; root)
 	@python3 tests/istio/demo.py $(ARGS)
 
-test: check test-unit test-hermetic test-kubectl test-envoy test-mesh test-istio ## Run all tiers; peers are fetched and built as needed (root)
-	@echo "== all tiers passed: check, unit, hermetic, real Envoy, real control plane"
+test: check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio ## Run all tiers; peers are fetched and built as needed (root)
+	@echo "== all tiers passed: check, unit, hermetic, kubectl, real Envoy, demonstrations, pages, development mesh, real control plane"
 
 check: ## Formatting and lints
 	@echo "== tier: check"
@@ -40,6 +45,16 @@ test-envoy: ## The agent that is shipped: its bootstrap and supervision with the
 	@tests/istio/peers.sh envoy
 	$(CARGO) test --locked --test shipped
 	ENVOY=$(PEERS)/bin/envoy $(CARGO) test --locked --test envoy -- --ignored
+
+test-demo: envoy debug ## The demonstrations hold what they show (root)
+	@echo "== tier: demonstrations"
+	@$(DEBUG) python3 demo/demo.py --once
+	@$(MAKE) --no-print-directory demo-istio ARGS=--once
+
+test-page: envoy debug ## The web pages in a real browser
+	@echo "== tier: pages"
+	@tests/istio/peers.sh chromium
+	$(DEBUG) python3 tests/page/suite.py $(ARGS)
 
 test-mesh: root peers build ## The tests that hold on istiod and on the development mesh, on the latter (root)
 	@echo "== tier: real Envoy and kubectl, development mesh"
@@ -71,6 +86,13 @@ package: build ## Make the Debian and RPM packages in target/package (VERSION=1.
 
 build: ## Build the agent for release
 	$(CARGO) build --locked --release
+
+# What is built for tests anyway: the release takes minutes.
+debug:
+	@$(CARGO) build --locked --features devmesh --bin vm-agent --bin vm-agent-devmesh
+
+envoy:
+	@[ -n "$(ENVOY)" ] || tests/istio/peers.sh envoy
 
 peers:
 	@tests/istio/peers.sh

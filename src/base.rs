@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod clock;
 pub mod fsio;
 pub mod net;
+pub mod page;
 pub mod problem;
 pub mod tasks;
 pub mod trouble;

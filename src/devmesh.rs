@@ -37,8 +37,10 @@ mod store;
 mod subscription;
 mod table;
 mod target;
+mod telemetry;
 mod tls;
 mod token;
+mod view;
 mod watch;
 mod wire;
 mod workload_api;
@@ -63,6 +65,7 @@ pub use seen::{
     Witness,
 };
 pub use store::Objects;
+pub use telemetry::{Agent, Certificate, Condition, Flow, Proxy, Report};
 pub use token::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE};
 pub use workload_api::WorkloadApi;
 
@@ -131,6 +134,9 @@ pub struct Options {
     pub longest_token_life: Duration,
     /// When the Kubernetes API ends a watch, whatever is asked for.
     pub longest_watch: Duration,
+    /// The port of the machines' status servers, where each is asked every second how it is;
+    /// `None`: nobody is asked.
+    pub status_port: Option<u16>,
     /// The clock of certificates, tokens and objects.
     pub clock: SharedClock,
 }
@@ -156,6 +162,7 @@ impl Default for Options {
             longest_token_life: 365 * DAY,
             // The API server ends one after half an hour to an hour.
             longest_watch: Duration::from_secs(1800),
+            status_port: None,
             clock: clock::system(),
         }
     }
@@ -220,6 +227,7 @@ pub(crate) struct State {
     /// Counts what changes for some proxy.
     configured: Sender<u64>,
     ledger: ledger::Ledger,
+    telemetry: telemetry::Telemetry,
     disk: Option<Arc<Disk>>,
     permissions: permissions::Permissions,
     requests: csr::Requests,
@@ -331,6 +339,12 @@ impl Mesh {
         };
         for (name, door) in [("devmesh-istiod", istiod), ("devmesh-kubernetes", kubernetes)] {
             tasks.spawn(name, tls::serve(door, Arc::clone(state), tasks.clone()));
+        }
+        if let Some(port) = state.options.status_port {
+            let drawn = Arc::clone(state);
+            let telemetry = state.telemetry.clone();
+            let asked = telemetry.follow(move || picture::make(&drawn), port);
+            tasks.spawn("devmesh-telemetry", asked);
         }
         tasks.spawn("devmesh-configuration", ads::follow(Arc::clone(state)));
         if let Some(every) = state.options.sweep_every {
@@ -681,6 +695,7 @@ impl State {
             catalog: Mutex::default(),
             configured: Sender::default(),
             ledger: ledger::Ledger::default(),
+            telemetry: telemetry::Telemetry::default(),
             disk,
             permissions: permissions::Permissions::default(),
             requests: csr::Requests::default(),

@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
+#[path = "agent/pages.rs"]
+mod pages;
 #[path = "agent/sources.rs"]
 mod sources;
 #[path = "agent/survival.rs"]

@@ -211,6 +211,7 @@ fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
     status::Config {
         listen: wanted.listen,
         metrics_on_loopback_only: wanted.metrics_on_loopback_only,
+        status_on_loopback_only: wanted.status_on_loopback_only,
         sources: status::Sources {
             proxy: wanted.proxy_metrics.then(|| {
                 http::Uri::from_static(if only_ipv6 { PROXY_METRICS_IPV6 } else { PROXY_METRICS })

@@ -43,6 +43,10 @@ struct Serve {
     /// The port for the picture, faults and the rotation of roots; 0 for any
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     admin_port: u16,
+    /// Ask the machines every second, at this port of their status servers, what they say of
+    /// themselves and their calls, to show it
+    #[arg(long, value_name = "PORT")]
+    status_port: Option<u16>,
     /// How long certificates live, such as 90s or 24h
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     cert_ttl: Duration,
@@ -87,6 +91,7 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
         listen: at(serve.istiod_port),
         kube_listen: at(serve.kube_port),
         admin_listen: Some(at(serve.admin_port)),
+        status_port: serve.status_port,
         trust_domain: serve.trust_domain,
         default_ttl: serve.cert_ttl,
         intermediate: serve.intermediate,

@@ -65,6 +65,8 @@ pub struct Status {
     pub listen: SocketAddr,
     /// Whether metrics are shown to this machine only.
     pub metrics_on_loopback_only: bool,
+    /// Whether the status and its web page are shown to this machine only.
+    pub status_on_loopback_only: bool,
     /// Whether Envoy's metrics are shown beside ours.
     pub proxy_metrics: bool,
     /// The application's own metrics page, shown there too.
@@ -134,9 +136,16 @@ fn read_status(reader: &mut Reader<'_>, mesh: Option<&Mesh>) -> Option<Status> {
     let listen = SocketAddr::new(address?, u16::try_from(port).ok()?);
     let access = [("any", false), ("loopback", true)];
     let metrics_on_loopback_only = reader.choice("status.metricsAccess", "any", &access)?;
+    let status_on_loopback_only = reader.choice("status.access", "loopback", &access)?;
     let proxy_metrics = reader.flag("status.proxyMetrics", true);
     let application_metrics = read_metrics_page(reader, listen.port());
-    Some(Status { listen, metrics_on_loopback_only, proxy_metrics, application_metrics })
+    Some(Status {
+        listen,
+        metrics_on_loopback_only,
+        status_on_loopback_only,
+        proxy_metrics,
+        application_metrics,
+    })
 }
 
 fn read_metrics_page(reader: &mut Reader<'_>, own_port: u16) -> Option<http::Uri> {

@@ -2,6 +2,7 @@
 //! the rotation of roots, for the administrator's token.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use tonic::Code;
 use super::faults::{Fault, Service};
 use super::picture::{self, Changes, Picture};
 use super::rotation::Servers;
+use super::view;
 use crate::base::tasks::Tasks;
 
 /// What the door opens to.
@@ -65,11 +67,13 @@ pub(super) fn router(door: Door) -> Router {
         .route("/faults", post(fault))
         .route("/push", post(push))
         .layer(axum::middleware::from_fn_with_state(door.clone(), guard));
+    let shown_to_people = view::router(Arc::clone(&door.servers.state));
     Router::new()
         .route("/picture", get(shown))
         .route("/pictures", get(pictures))
         .merge(guarded)
         .with_state(door)
+        .merge(shown_to_people)
 }
 
 async fn guard(Shared(door): Shared<Door>, request: Request, next: Next) -> Response {

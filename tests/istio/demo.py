@@ -1,39 +1,17 @@
-"""`make demo`: two VMs join a real mesh, and everything is gone again afterwards.
+"""`make demo-istio`: two VMs join a real mesh, and everything is gone again afterwards.
 
 Ends with status 0 only if all that it shows did hold.
 """
 
-import os
+import argparse
 import signal
 import sys
 import threading
 import time
 
 from lab import Lab, until
+from screen import follow, say
 from vm import Vm
-
-COLOURS = {"vm1": "\033[36m", "vm2": "\033[35m", "": "\033[1m"} if sys.stdout.isatty() and "NO_COLOR" not in os.environ else {}
-
-
-def say(text, who=""):
-    prefix = f"{who:<4} | " if who else ""
-    print(f"{COLOURS.get(who, '')}{prefix}{text}{COLOURS and chr(27) + '[0m' or ''}", flush=True)
-
-
-def follow(lab, vm, ending):
-    """Prints what the agent of a VM says, line by line, while it says it."""
-    path, done = lab.directory / f"{vm.name}.log", 0
-    while True:
-        last = ending.is_set()
-        text = path.read_text(errors="replace") if path.exists() else ""
-        for line in text[done:].splitlines(keepends=True):
-            if line.endswith("\n"):
-                done += len(line)
-                if not line.startswith("2"):  # the steps; the log itself stays in its file
-                    say(line.rstrip(), vm.name)
-        if last:
-            return
-        time.sleep(0.05)
 
 
 def show(lab, vms):
@@ -67,6 +45,9 @@ def call(lab):
 
 
 def main():
+    parser = argparse.ArgumentParser(prog="make demo-istio ARGS=…")
+    parser.add_argument("--once", action="store_true", help="show it and end, which is what it always does")
+    parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(130))
     started = time.monotonic()

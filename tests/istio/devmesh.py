@@ -11,14 +11,14 @@ DEVMESH = pathlib.Path(os.environ.get("DEVMESH", pathlib.Path(__file__).parents[
 
 
 class DevmeshLab(Lab):
+    #: What it is started with beside that.
+    arguments = ()
+
     def up(self):
         missing = [str(path) for path in (DEVMESH, *(BIN / name for name in ("istioctl", "kubectl", "envoy"))) if not path.exists()]
         if missing:
             raise SystemExit(f"missing: {', '.join(missing)}; run tests/istio/peers.sh and cargo build --features devmesh")
-        self._add_namespace("cp", f"{CONTROL_PLANE} istiod.istio-system.svc kubernetes.lab\n")
-        self.run("cp", "ip", "link", "add", "br0", "type", "bridge")
-        self.run("cp", "ip", "addr", "add", f"{CONTROL_PLANE}/24", "dev", "br0")
-        self.run("cp", "ip", "link", "set", "br0", "up")
+        self._add_network()
         self.kubeconfig = self.directory / "state/kubeconfig"
         self.istiod_start()
         mesh = "trustDomain: cluster.local\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n"
@@ -35,7 +35,7 @@ class DevmeshLab(Lab):
 
     def istiod_start(self):
         """The whole control plane: here it is one program."""
-        self.istiod_process = self.start("cp", DEVMESH, "serve", "--state", self.directory / "state", "--listen", CONTROL_PLANE, log="devmesh.log")
+        self.istiod_process = self.start("cp", DEVMESH, "serve", "--state", self.directory / "state", "--listen", CONTROL_PLANE, *self.arguments, log="devmesh.log")
         ready = lambda: self.kubeconfig.exists() and self.kubectl("get", "--raw", "/readyz", check=False).returncode == 0
         until("the development mesh", ready, limit=30)
 

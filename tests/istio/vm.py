@@ -8,7 +8,7 @@ import subprocess
 from lab import BIN, until
 
 AGENT = pathlib.Path(os.environ.get("VM_AGENT", pathlib.Path(__file__).parents[2] / "target/release/vm-agent")).absolute()
-ENVOY = BIN / "envoy"
+ENVOY = pathlib.Path(os.environ.get("ENVOY") or BIN / "envoy").absolute()
 #: Starts at once and does nothing, for tests that are not about the proxy.
 FAKE_ENVOY = pathlib.Path(__file__).parents[1] / "fakes/envoy"
 
@@ -89,14 +89,18 @@ class Vm:
     def files(self):
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*"))
 
-    def reset(self):
-        """Whatever a test left: no process, no file."""
-        self.stop()
+    def end(self):
+        """The machine dies: no process is left."""
         for pid in self.lab.pids(self.name):
             try:
                 os.kill(pid, 9)
             except ProcessLookupError:
                 pass
         until("the machine is empty", lambda: not self.lab.pids(self.name))
+
+    def reset(self):
+        """Whatever a test left: no process, no file."""
+        self.stop()
+        self.end()
         subprocess.run(["rm", "-rf", self.root], check=True)
         self.root.mkdir()

@@ -342,6 +342,7 @@ pub(super) const MEANINGS: &[(&str, &str, &str)] = &[
     ("status.address", "Where the status server listens", ""),
     ("status.port", "Its port; without one that of ProxyConfig", "`statusPort`"),
     ("status.metricsAccess", "Who may read metrics", "`METRICS_LOCALHOST_ACCESS_ONLY`"),
+    ("status.access", "Who may see the status and its web page", ""),
     ("status.proxyMetrics", "Append Envoy's metrics to ours", "`PILOT_AGENT_MERGE_ENVOY_STATS`"),
     (
         "status.applicationMetrics",

@@ -8,7 +8,9 @@ use prost_types::{Any, Duration};
 use super::{BLACK_HOLE, INBOUND_PASS_THROUGH, PASS_THROUGH, View, endpoints, inbound, pack};
 use super::{socket, transport};
 use crate::devmesh::catalog::{Port, Protocol, Resolution, Service};
-use crate::proto::envoy::cluster::{DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy};
+use crate::proto::envoy::cluster::{
+    DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy, TrackClusterStats,
+};
 use crate::proto::envoy::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
 };
@@ -42,7 +44,7 @@ pub(super) fn clusters(view: &View<'_>) -> Vec<Cluster> {
 
 fn outbound(view: &View<'_>, service: &Service, port: &Port) -> Cluster {
     let name = service.cluster(port);
-    let mut cluster = match service.resolution {
+    let mut cluster = counted(match service.resolution {
         Resolution::None => original(&name),
         Resolution::Static => Cluster {
             eds_cluster_config: Some(EdsClusterConfig {
@@ -58,7 +60,7 @@ fn outbound(view: &View<'_>, service: &Service, port: &Port) -> Cluster {
             dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
             ..base(&name, DiscoveryType::StrictDns)
         },
-    };
+    });
     if service.resolution != Resolution::None {
         cluster.transport_socket_matches = transport::by_endpoint(view, service, port);
     }
@@ -70,6 +72,15 @@ fn outbound(view: &View<'_>, service: &Service, port: &Port) -> Cluster {
             speak(UpstreamProtocolOptions::ExplicitHttpConfig(explicit));
     }
     cluster
+}
+
+/// With counters by endpoint, under a name whose end the bootstrap's expressions find.
+fn counted(cluster: Cluster) -> Cluster {
+    Cluster {
+        alt_stat_name: format!("{};", cluster.name),
+        track_cluster_stats: Some(TrackClusterStats { per_endpoint_stats: true }),
+        ..cluster
+    }
 }
 
 /// To the machine's own programs, from an address by which the redirect rules know Envoy.

@@ -618,6 +618,8 @@ pub struct Cluster {
     pub cleanup_interval: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "21")]
     pub upstream_bind_config: ::core::option::Option<BindConfig>,
+    #[prost(string, tag = "28")]
+    pub alt_stat_name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "33")]
     pub load_assignment: ::core::option::Option<ClusterLoadAssignment>,
     #[prost(btree_map = "string, message", tag = "36")]
@@ -629,6 +631,8 @@ pub struct Cluster {
     pub transport_socket_matches: ::prost::alloc::vec::Vec<
         cluster::TransportSocketMatch,
     >,
+    #[prost(message, optional, tag = "49")]
+    pub track_cluster_stats: ::core::option::Option<cluster::TrackClusterStats>,
 }
 /// Nested message and enum types in `Cluster`.
 pub mod cluster {
@@ -647,6 +651,11 @@ pub mod cluster {
         pub r#match: ::core::option::Option<::prost_types::Struct>,
         #[prost(message, optional, tag = "3")]
         pub transport_socket: ::core::option::Option<super::TransportSocket>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct TrackClusterStats {
+        #[prost(bool, tag = "3")]
+        pub per_endpoint_stats: bool,
     }
     #[derive(
         Clone,
