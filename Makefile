@@ -28,7 +28,7 @@ test-unit: ## Unit tests, the architecture's rules, fresh generated code
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test credential --test facts --test doctor --test service
+	$(CARGO) test --locked --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test commands --test credential --test facts --test doctor --test service
 
 test-kubectl: ## The stock kubectl against the development mesh
 	@echo "== tier: kubectl (devmesh)"

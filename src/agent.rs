@@ -34,6 +34,7 @@ use crate::base::tasks::{Ended, Tasks};
 use crate::config::Paths;
 use crate::envoy;
 use crate::registry::Direct;
+use crate::secrets::Vault;
 use crate::status::{Board, Order};
 use crate::systemd::ServiceManager;
 use crate::xds;
@@ -45,6 +46,7 @@ pub struct Agent {
     tasks: Tasks,
     hears: Hears,
     board: Arc<Board>,
+    vault: Vault,
     proxy: envoy::Handle,
     leaving: Leaving,
     draining: watch::Sender<bool>,
@@ -109,6 +111,7 @@ impl Agent {
                     Order::Undrain => self.proxy.undrain().await,
                     Order::RestartProxy => self.restart_proxy(),
                     Order::Reload => self.reload(),
+                    Order::Rotate => self.vault.renew_now(),
                 },
                 signal = signals.next() => match signal {
                     Told::Stop => return Reason::Stop,

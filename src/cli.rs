@@ -10,12 +10,14 @@ mod config;
 mod doctor;
 mod exit;
 mod facts;
+mod interrupt;
 mod join;
 mod launch;
 mod leave;
 mod logs;
 mod man;
 mod options;
+mod overview;
 mod progress;
 mod proxy;
 mod reference;
@@ -31,7 +33,7 @@ mod wait;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use exit::{Exit, Failure};
 use options::Global;
@@ -102,12 +104,23 @@ enum Command {
     AfterStop,
 }
 
+impl Command {
+    /// Whether it sets its log up by itself, as its configuration says.
+    fn has_own_log(&self) -> bool {
+        matches!(self, Self::Join(_) | Self::Run(_) | Self::LaunchProxy(_) | Self::AfterStop)
+    }
+}
+
 /// Runs the command line and returns its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = overview::command().try_get_matches_from(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if !cli.command.has_own_log() {
+        logs::start(&cli.global, logs::Wanted { level: "error", json: false });
+    }
     let result = match cli.command {
         Command::Join(args) => join::run(&cli.global, *args),
         Command::Run(args) => run::run(&cli.global, *args),
@@ -140,16 +153,29 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Help goes to standard output with status 0, a wrong command line to standard error with 2.
+/// Help goes to standard output with status 0, a wrong command line to standard error with 2. Who
+/// reads only its first lines is no error.
 fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
-    match (error.use_stderr(), printed) {
-        (false, Ok(())) => Exit::Ok.into(),
-        _ => Exit::Usage.into(),
-    }
+    let failed = printed.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe);
+    if error.use_stderr() || failed { Exit::Usage.into() } else { Exit::Ok.into() }
 }
 
 /// A failure of a command that has no status of its own.
 fn other(error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(Exit::Other, error)
+}
+
+/// Says at once what only root can do with the machine's own root; below another one whoever owns
+/// it can do it.
+fn needs_root(global: &Global, what: &'static str) -> Result<(), Failure> {
+    match sudo_hint().filter(|_| global.root == std::path::Path::new("/")) {
+        Some(hint) => Err(Failure::new(Exit::Host, anyhow::anyhow!(what)).hint(hint)),
+        None => Ok(()),
+    }
+}
+
+/// What may help somebody who is not root.
+fn sudo_hint() -> Option<String> {
+    (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned())
 }

@@ -13,6 +13,7 @@ mod logs;
 mod note;
 mod output;
 mod process;
+mod served;
 mod supervisor;
 mod user;
 
@@ -30,6 +31,7 @@ pub use launch::{LaunchArgs, LaunchError, launch};
 pub use launcher::serve_order;
 pub use leftover::end_leftover;
 pub use note::living;
+pub use served::served;
 pub use supervisor::Supervisor;
 pub use user::{ProxyUser, UserError, resolve_user};
 

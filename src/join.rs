@@ -3,6 +3,7 @@
 mod bundle;
 mod istioctl;
 mod layout;
+mod remains;
 mod shell;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,8 @@ use crate::identity::Roots;
 
 pub use bundle::{Bundle, BundleMetadata};
 pub use istioctl::{read_directory, translate};
-pub use layout::{Files, Layout, wipe};
+pub use layout::{Change, Fate, Files, Layout, What};
+pub use remains::Remains;
 
 /// What a join source says.
 #[derive(Debug)]

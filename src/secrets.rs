@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+pub use export::remove_export;
 pub use files::{Files, follow_files};
 pub use kept::{KeptIdentity, Place, forget, look};
 pub use rotation::renew;

@@ -43,6 +43,8 @@ pub enum Order {
     Reload,
     /// End, and leave the proxy to the next agent.
     StepAside,
+    /// Get a new key and certificate now.
+    Rotate,
     /// Drain, then stop.
     Stop,
     /// Stop without draining.

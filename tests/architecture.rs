@@ -138,6 +138,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "controlplane",
             "registry",
             "operator",
+            "secrets",
             "systemd",
         ],
     ),

@@ -94,7 +94,7 @@ fn ask(mut line: impl Read + Write) -> String {
 async fn the_service_manager_hears_that_the_agent_is_ready_while_the_mesh_is_away() {
     let mut bed = Bed::new().await;
     bed.mesh.go_away().await.unwrap();
-    bed.settle(json!({"dns": {"listen": format!("127.0.0.1:{}", listener().1)}}));
+    bed.write_configuration(json!({"dns": {"listen": format!("127.0.0.1:{}", listener().1)}}));
     let mut manager = Manager::new(&bed);
     start(&mut bed, [("old", any()), ("older", any())]);
     let ready = manager.until("READY=1");
@@ -116,7 +116,7 @@ async fn the_service_manager_hears_that_the_agent_is_ready_while_the_mesh_is_awa
 async fn whoever_came_while_no_agent_ran_is_served_by_the_next_one() {
     let mut bed = Bed::new().await;
     let (status, port) = listener();
-    bed.settle(json!({"status": {"address": "127.0.0.1", "port": port}}));
+    bed.write_configuration(json!({"status": {"address": "127.0.0.1", "port": port}}));
     std::fs::create_dir_all(bed.path("run/vm-agent")).unwrap();
     let path = bed.path("run/vm-agent/admin.sock");
     let admin = UnixListener::bind(&path).unwrap();
@@ -139,7 +139,7 @@ async fn whoever_came_while_no_agent_ran_is_served_by_the_next_one() {
 async fn kept_sockets_that_do_not_fit_any_more_are_forgotten_and_their_addresses_free() {
     let mut bed = Bed::new().await;
     let (status, port) = listener();
-    bed.settle(json!({"status": {"address": "127.0.0.2", "port": port}}));
+    bed.write_configuration(json!({"status": {"address": "127.0.0.2", "port": port}}));
     std::fs::create_dir_all(bed.path("run/vm-agent")).unwrap();
     let path = bed.path("run/vm-agent/xds.sock");
     let xds = UnixListener::bind(&path).unwrap();

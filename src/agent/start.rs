@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::bearings::Bearings;
 use super::chronicle::Chronicle;
 use super::doors::Doors;
+use super::identity::Keeper;
 use super::owner::settle;
 use super::registration::Registration;
 use super::reload::{Configuration, Reload};
-use super::{Agent, Hears, Plan, facts, identity, rooms, roots};
+use super::{Agent, Hears, Plan, facts, rooms, roots};
 use crate::base::clock::SharedClock;
 use crate::base::fsio::FileError;
 use crate::base::tasks::Tasks;
@@ -89,6 +90,7 @@ impl Agent {
         let (tasks, ends) = Tasks::new();
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;
+        let keeper = Keeper::new(vault.source().clone(), kube.as_ref())?;
         let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
         let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
@@ -133,15 +135,16 @@ impl Agent {
         roots::settle(&tasks, vault.clone(), relay.state());
         serve_proxy(&tasks, &relay, doors.sds, doors.xds, secrets_for, &vault);
         rooms::credential(&tasks, ladder, &vault);
-        identity::keep(&tasks, &vault, ca, kube.as_ref())?;
+        // Before the first key: making one holds up everything for some ten milliseconds. Not a
+        // child of the group's stop: it ends last, by its own handle.
+        tasks.detached("proxy", supervisor.run());
+        keeper.run(&tasks, &vault, ca);
         let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
-        // Not a child of the group's stop: it ends last, by its own handle.
-        tasks.detached("proxy", supervisor.run());
         let leaving = registration.run(&tasks, says.claims, relay.state(), capture);
         let hears = Hears { ends, orders, signals: doors.signals, reload: who.reload };
-        Ok(Self { paths, tasks, hears, board, proxy, leaving, draining, lock: doors.lock })
+        Ok(Self { paths, tasks, hears, board, vault, proxy, leaving, draining, lock: doors.lock })
     }
 }
 

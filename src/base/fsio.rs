@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// The mode of a file that holds a secret.
 pub const SECRET: u32 = 0o600;
 /// The mode of a file that everyone may read.
@@ -69,19 +71,52 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
 /// # Errors
 /// When the directory cannot be written or the disk is full; the old file is then untouched.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-    let mut file = tempfile::Builder::new()
+    replace_all(&[NewFile { path, content, mode }])
+}
+
+/// A file as it shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFile<'a> {
+    /// Its path.
+    pub path: &'a Path,
+    /// Its content.
+    pub content: &'a [u8],
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// Replaces several files, each as [`replace`] does. All of them are written before the first one
+/// gets its name, in the order given.
+///
+/// # Errors
+/// As [`replace`]; where one cannot be written, all old files are untouched.
+pub fn replace_all(files: &[NewFile<'_>]) -> Result<(), FileError> {
+    let written: Result<Vec<_>, _> = files.iter().map(written).collect();
+    for (NewFile { path, .. }, fresh) in files.iter().zip(written?) {
+        fresh.persist(path).map_err(|error| failed("write", path)(error.error))?;
+        sync_directory(directory_of(path))?;
+    }
+    Ok(())
+}
+
+/// A new file beside the one that it will replace, on the disk.
+fn written(file: &NewFile<'_>) -> Result<NamedTempFile, FileError> {
+    let NewFile { path, content, mode } = *file;
+    let mut fresh = tempfile::Builder::new()
         .prefix(".")
         .suffix(".new")
         .permissions(Permissions::from_mode(mode))
-        .tempfile_in(directory)
+        .tempfile_in(directory_of(path))
         .map_err(failed("write", path))?;
-    file.write_all(content).map_err(failed("write", path))?;
+    fresh.write_all(content).map_err(failed("write", path))?;
     // The builder's mode passes through the umask.
-    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed("write", path))?;
-    file.as_file().sync_all().map_err(failed("write", path))?;
-    file.persist(path).map_err(|error| failed("write", path)(error.error))?;
-    sync_directory(directory)
+    fresh.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed("write", path))?;
+    fresh.as_file().sync_all().map_err(failed("write", path))?;
+    Ok(fresh)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new("/"))
 }
 
 /// Tries whether a directory takes a file of this many bytes. The file has no name, and is gone when
@@ -171,6 +206,18 @@ mod tests {
         replace(&path, b"two", SECRET).unwrap();
         assert_eq!(read(&path, 10).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SECRET);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_several_files_none_is_replaced_when_one_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (dir.path().join("a"), dir.path().join("none/b"));
+        replace(&good, b"old", PUBLIC).unwrap();
+        let file = |path, content| NewFile { path, content, mode: PUBLIC };
+        let error = replace_all(&[file(&good, b"new"), file(&bad, b"new")]).unwrap_err();
+        assert_eq!(error.path, bad);
+        assert_eq!(read(&good, 10).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

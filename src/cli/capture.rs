@@ -43,12 +43,6 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// Undoes what the journal of this root says.
-pub(super) fn remove(global: &Global) -> Result<(), Failure> {
-    let capture = Capture::new(settings::paths(global).capture_journal());
-    runtime()?.block_on(capture.remove()).map(drop).map_err(failure)
-}
-
 async fn plan(global: &Global, args: &PlanArgs) -> Result<(), Failure> {
     let wanted = wanted(global, args).await?;
     let plan = wanted.capture.plan(&wanted.config).await.map_err(failure)?;
@@ -80,6 +74,6 @@ async fn wanted(global: &Global, args: &PlanArgs) -> Result<CapturePlan, Failure
 }
 
 pub(super) fn failure(error: ApplyError) -> Failure {
-    let hint = error.hint();
+    let hint = error.hint().or_else(super::sudo_hint);
     Failure::new(Exit::Host, error).hint(hint)
 }

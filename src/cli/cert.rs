@@ -1,5 +1,8 @@
 //! `vm-agent cert`: the identity, by hand.
 
+mod export;
+mod rotate;
+
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -17,13 +20,23 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Get a new key and certificate now; the old ones serve until they are here
+    Rotate(rotate::Args),
+    /// Write key, certificate chain and roots into a directory, for another program
+    Export(export::Args),
 }
 
 pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
-    let Command::Show { json } = command;
-    let status = status::ask(global)?;
+    match command {
+        Command::Show { json } => show(&status::ask(global)?, *json),
+        Command::Rotate(args) => rotate::run(global, args),
+        Command::Export(args) => export::run(global, args),
+    }
+}
+
+fn show(status: &Value, json: bool) -> Result<(), Failure> {
     let identity = status.pointer("/identity").cloned().unwrap_or(Value::Null);
-    if *json {
+    if json {
         return screen::out(&serde_json::to_string_pretty(&identity).map_err(super::other)?);
     }
     if identity.pointer("/serial").is_none_or(Value::is_null) {

@@ -32,10 +32,20 @@ pub(super) enum Exit {
     AlreadyRunning = 10,
     /// No agent runs with this root directory.
     NotRunning = 11,
+    /// Somebody interrupted the command (as shells write it for SIGINT).
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// What an exit status of our own means; any other is [`Exit::Other`].
+    pub(super) fn of_status(status: u8) -> Self {
+        let known = MEANINGS.into_iter().find(|(exit, _)| *exit as u8 == status);
+        known.map_or(Self::Other, |(exit, _)| exit)
+    }
 }
 
 /// Every status and its meaning, for `--help` and the manual.
-pub(super) const MEANINGS: [(Exit, &str); 12] = [
+pub(super) const MEANINGS: [(Exit, &str); 13] = [
     (Exit::Ok, "all is well"),
     (Exit::Other, "another error"),
     (Exit::Usage, "the command line is wrong"),
@@ -48,13 +58,14 @@ pub(super) const MEANINGS: [(Exit, &str); 12] = [
     (Exit::Host, "the host refuses: a port in use, a permission, a full disk"),
     (Exit::AlreadyRunning, "another agent is running with the same root"),
     (Exit::NotRunning, "no agent is running with this root"),
+    (Exit::Interrupted, "somebody interrupted the command"),
 ];
 
 /// The statuses, one a line.
 pub(super) fn statuses() -> String {
     let mut text = "Exit statuses:".to_owned();
     for (status, meaning) in MEANINGS {
-        text.push_str(&format!("\n  {:>2}  {meaning}", status as u8));
+        text.push_str(&format!("\n  {:>3}  {meaning}", status as u8));
     }
     text
 }
@@ -90,5 +101,26 @@ impl Failure {
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
         Self::new(Exit::Configuration, problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_the_agent_has_its_meaning_and_any_other_has_none() {
+        assert_eq!(Exit::of_status(4), Exit::Configuration);
+        assert_eq!(Exit::of_status(77), Exit::Other);
+    }
+
+    #[test]
+    fn the_page_of_the_commands_has_the_same_table() {
+        let page = include_str!("../../docs/commands.md");
+        for (status, meaning) in MEANINGS {
+            let row = format!("| {} | {meaning}", status as u8);
+            let row = row.replace("the configuration is", "the configuration (or a bundle) is");
+            assert!(page.contains(&row), "{row}");
+        }
     }
 }

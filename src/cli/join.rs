@@ -1,21 +1,27 @@
-//! `vm-agent join`: into the mesh, with every step shown, and nothing left when one fails.
+//! `vm-agent join`: into the mesh, with every phase shown, and nothing left when one fails.
 
+mod background;
 mod checks;
+mod dry_run;
+mod follow;
+mod foreground;
 mod kubernetes;
+mod outcome;
 mod source;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::exit::{Exit, Failure};
-use super::logs;
+use super::interrupt::{Interrupts, interrupted};
 use super::options::{Global, Overrides};
-use super::progress::{Progress, Verdict};
-use super::run::{finish, runtime, start};
-use super::{capture, screen, service, settings, status};
-use crate::agent::{Agent, Configuration, Reason};
-use crate::capture::Capture;
-use crate::config::{self, Document, Paths};
+use super::progress::{Phase, Progress, Shape};
+use super::run::runtime;
+use super::service::Service;
+use super::{logs, screen, settings};
+use crate::config::{self, Document, Loaded, Paths};
 use crate::join::{Files, Layout, Source};
 
 pub(super) use kubernetes::fresh_bundle;
@@ -31,6 +37,12 @@ pub(super) struct Args {
     /// Become the daemon instead of starting the service
     #[arg(long)]
     foreground: bool,
+    /// Make the checks, print what would be changed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON event a line (see docs/commands.md)
+    #[arg(long)]
+    json: bool,
     /// How long to wait until the machine is ready (not with --foreground)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = config::duration)]
     timeout: Duration,
@@ -38,38 +50,151 @@ pub(super) struct Args {
     overrides: Overrides,
 }
 
+impl Args {
+    /// The daemon's log and lines that are redrawn would spoil each other.
+    fn shape(&self) -> Shape {
+        match self {
+            Self { json: true, .. } => Shape::Json,
+            Self { foreground: false, .. } if screen::is_live() => Shape::Live,
+            _ => Shape::Plain,
+        }
+    }
+}
+
 pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
-    let mut progress = Progress::default();
-    let source = source::read(args.source.as_deref(), &mut progress)?;
+    let progress = Progress::new(args.shape());
+    let ended = join(global, args, &progress);
+    if let Err(failure) = &ended {
+        progress.end(Err(failure));
+    }
+    ended
+}
+
+/// A join whose source has been read.
+struct Job<'a> {
+    global: &'a Global,
+    args: Args,
+    progress: &'a Progress,
+    loaded: Loaded,
+    files: Files,
+    /// The command that makes a fresh bundle; empty without one.
+    renew_with: String,
+    way: Way,
+}
+
+/// What becomes of the machine.
+enum Way {
+    /// This process becomes the daemon.
+    Foreground,
+    /// systemd runs it.
+    Service(Service),
+}
+
+fn join(global: &Global, args: Args, progress: &Progress) -> Result<(), Failure> {
+    progress.begin(Phase::Checks);
+    let source = source::read(args.source.as_deref(), progress)?;
     let paths = settings::paths(global);
     let document = source::document(&paths, source.as_ref(), &args.overrides)?;
     let loaded = settings::load(&document, global)?;
-    let settings = &loaded.settings;
-    if !args.foreground && !service::is_ours(global) {
+    let way = way(global, &args)?;
+    let log = &loaded.settings.log;
+    let level = if matches!(way, Way::Foreground) { log.level.as_str() } else { "error" };
+    logs::start(global, logs::Wanted { level, json: log.json });
+    let terms = source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default();
+    let files = files(&paths, &document, source)?;
+    let renew_with = terms.renew_with;
+    let job = Job { global, args, progress, loaded, files, renew_with, way };
+    runtime()?.block_on(Box::pin(job.run()))
+}
+
+fn way(global: &Global, args: &Args) -> Result<Way, Failure> {
+    if args.foreground {
+        return Ok(Way::Foreground);
+    }
+    let Some(service) = Service::installed(global) else {
         let error = anyhow::anyhow!("there is no systemd service vm-agent for this root");
         let hint = "add --foreground, or install the vm-agent package".to_owned();
         return Err(Failure::new(Exit::Usage, error).hint(hint));
+    };
+    // A dry run shows as much as this user may see.
+    if !args.dry_run {
+        super::needs_root(global, "only root can place the agent's files and start its service")?;
     }
-    let level = if args.foreground { settings.log.level.as_str() } else { "error" };
-    logs::start(global, logs::Wanted { level, json: settings.log.json });
-    let runtime = runtime()?;
-    let renew_with =
-        source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default().renew_with;
-    let files = files(&paths, &document, source)?;
-    let inputs =
-        checks::Inputs { global, settings, renew_with: &renew_with, foreground: args.foreground };
-    runtime.block_on(checks::all(&inputs, &files, &mut progress))?;
-    let layout = Layout::apply(&files).map_err(|error| {
-        let hint = (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned());
-        Failure::new(Exit::Host, error).hint(hint)
-    })?;
-    let words = if layout.changed() { "written below" } else { "unchanged below" };
-    progress.done("configuration", &format!("{words} {}", paths.config_directory().display()));
-    if args.foreground {
-        let configuration = settings::configuration(global, loaded, Overrides::default());
-        runtime.block_on(foreground(global, configuration, layout, progress))
-    } else {
-        background(global, layout, progress, args.timeout)
+    Ok(Way::Service(service))
+}
+
+impl Job<'_> {
+    async fn run(self) -> Result<(), Failure> {
+        let mut interrupts = Interrupts::new()?;
+        if let Way::Service(service) = &self.way
+            && !self.args.dry_run
+            && self.files.are_in_place()
+            && service.last_run().is_some_and(|run| run.is_active())
+        {
+            self.progress.done(Phase::Checks, "this machine has joined from the same source");
+            let again = background::Job { join: &self, service, placed: None };
+            return Box::pin(again.run(&mut interrupts)).await;
+        }
+        let inputs = checks::Inputs {
+            global: self.global,
+            settings: &self.loaded.settings,
+            renew_with: &self.renew_with,
+            foreground: matches!(self.way, Way::Foreground),
+        };
+        let checks = Box::pin(checks::all(&inputs, &self.files, self.progress));
+        let capture = attend(self.progress, &mut interrupts, checks).await?;
+        self.progress.done(Phase::Checks, "this machine can join");
+        if self.args.dry_run {
+            return dry_run::show(&self, capture).await;
+        }
+        let layout = self.place()?;
+        match &self.way {
+            Way::Service(service) => {
+                let first = background::Job { join: &self, service, placed: Some(layout) };
+                Box::pin(first.run(&mut interrupts)).await
+            }
+            Way::Foreground => Box::pin(foreground::run(self, layout, interrupts)).await,
+        }
+    }
+
+    fn place(&self) -> Result<Layout, Failure> {
+        self.progress.begin(Phase::Files);
+        let layout = Layout::apply(&self.files)
+            .map_err(|error| Failure::new(Exit::Host, error).hint(super::sudo_hint()))?;
+        let words = if layout.changed() { "written below" } else { "unchanged below" };
+        let directory = settings::paths(self.global).config_directory();
+        self.progress.done(Phase::Files, &format!("{words} {}", directory.display()));
+        Ok(layout)
+    }
+
+    /// Phases that go on side by side once a daemon runs.
+    fn begin_the_rest(&self) {
+        follow::phases(&self.loaded.settings).for_each(|phase| self.progress.begin(phase));
+    }
+
+    /// The machine is in the mesh.
+    async fn succeed(&self, status: &Value, result: outcome::Kind) {
+        let outcome = outcome::Outcome::find(status, &self.loaded.settings).await;
+        self.progress.done(Phase::Ready, &outcome.sentence(result));
+        self.progress.end(Ok(&outcome.event(result, self.progress.elapsed())));
+    }
+}
+
+/// Waits for a step of a join, with a sign of life; a signal ends the wait.
+async fn attend<T>(
+    progress: &Progress,
+    interrupts: &mut Interrupts,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut step = std::pin::pin!(step);
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            biased;
+            signal = interrupts.next() => return Err(interrupted(signal)),
+            result = &mut step => return result,
+            _ = tick.tick() => progress.tick(),
+        }
     }
 }
 
@@ -77,7 +202,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
     let yaml = config::write_yaml(&document.tree());
     let yaml =
         yaml.ok_or_else(|| super::other(anyhow::anyhow!("the settings have no YAML form")))?;
-    let config = format!("{CONFIG_HEAD}{yaml}");
+    let config = format!("{}{yaml}", Files::CONFIG_HEAD);
     let (root_pem, token, kubernetes) = source
         .map_or((None, None, None), |source| (source.root_pem, source.token, source.kubernetes));
     let (kube_ca, kube_token) =
@@ -85,6 +210,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
     Ok(Files {
         config: (paths.config_file(), config),
         root_cert: root_pem.map(|pem| (paths.root_cert(), pem)),
+        root_record: paths.root_record(),
         kube_ca: kube_ca.map(|pem| (paths.kube_ca(), pem)),
         token: token.map(|token| (paths.token_file(), token)),
         kube_token: kube_token.map(|token| (paths.kube_token_file(), token)),
@@ -93,103 +219,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
     })
 }
 
-/// Becomes the daemon; what was written is undone when the machine cannot join.
-async fn foreground(
-    global: &Global,
-    configuration: Configuration,
-    layout: Layout,
-    mut progress: Progress,
-) -> Result<(), Failure> {
-    let mut agent = match start(global, configuration).await {
-        Ok(agent) => agent,
-        Err(failure) => {
-            layout.undo();
-            return Err(failure);
-        }
-    };
-    match until_ready(&mut agent, &mut progress).await {
-        Ok(None) => {
-            succeed(&mut progress);
-            let reason = agent.reason().await;
-            finish(agent, reason).await
-        }
-        Ok(Some(reason)) => finish(agent, reason).await,
-        Err(failure) => {
-            agent.stop(&Reason::Quit).await;
-            // A closed fail policy is for machines that have joined.
-            let capture = Capture::new(settings::paths(global).capture_journal());
-            capture.remove().await.map_err(capture::failure)?;
-            layout.undo();
-            Err(failure)
-        }
-    }
-}
-
-/// `None` when the machine is ready; a reason when the agent was told to end before.
-async fn until_ready(
-    agent: &mut Agent,
-    progress: &mut Progress,
-) -> Result<Option<Reason>, Failure> {
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        tokio::select! {
-            reason = agent.reason() => return Ok(Some(reason)),
-            _ = look.tick() => {}
-        }
-        let status = serde_json::to_value(agent.board().snapshot()).map_err(super::other)?;
-        match progress.update(&status) {
-            Verdict::Ready => return Ok(None),
-            Verdict::Waiting => {}
-            Verdict::Failed(failure) => return Err(failure),
-        }
-    }
-}
-
-/// Starts the service and watches it through its status.
-fn background(
-    global: &Global,
-    layout: Layout,
-    mut progress: Progress,
-    limit: Duration,
-) -> Result<(), Failure> {
-    let before = service::Before::look();
-    let failed = |layout: Layout, failure: Failure| {
-        // The service must not go on trying what we take away.
-        drop(service::disable());
-        layout.undo();
-        // A machine that was in the mesh stays in it.
-        if let Err(error) = before.restore() {
-            screen::failure(&error);
-        }
-        Err(failure)
-    };
-    if let Err(failure) = service::enable() {
-        return failed(layout, failure);
-    }
-    let looks = limit.as_millis() / LOOK.as_millis();
-    for _ in 0..=looks {
-        if let Ok(now) = status::ask(global) {
-            match progress.update(&now) {
-                Verdict::Ready => {
-                    succeed(&mut progress);
-                    return Ok(());
-                }
-                Verdict::Waiting => {}
-                Verdict::Failed(failure) => return failed(layout, failure),
-            }
-        }
-        std::thread::sleep(LOOK);
-    }
-    let error =
-        anyhow::anyhow!("the machine is not ready after {limit:?}; the service goes on trying");
-    let hint = "`vm-agent status` and `journalctl -u vm-agent` show more".to_owned();
-    Err(Failure::new(Exit::NotReady, error).hint(hint))
-}
-
-fn succeed(progress: &mut Progress) {
-    progress.done("ready", "this machine is in the mesh (see `vm-agent status`)");
-}
-
-const CONFIG_HEAD: &str = "# Written by `vm-agent join`; see `vm-agent config show`.\n";
-/// Fast enough to look live.
+/// How often the sign of life turns.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the daemon is asked: fast enough to look live.
 const LOOK: Duration = Duration::from_millis(50);

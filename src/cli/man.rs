@@ -9,6 +9,8 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+pub(super) use pages::EXAMPLES;
+
 use super::exit::{self, Exit, Failure};
 use crate::base::fsio;
 
@@ -140,7 +142,7 @@ fn entry(page: &mut Roff, term: Inline, meaning: &str) {
 }
 
 fn examples(page: &mut Roff, name: &str) {
-    let mut examples = pages::EXAMPLES.iter().filter(|example| example.page == name).peekable();
+    let mut examples = EXAMPLES.iter().filter(|example| example.page == name).peekable();
     if examples.peek().is_none() {
         return;
     }
@@ -241,12 +243,12 @@ mod tests {
         while let Some(command) = leaves.pop() {
             if visible(command).next().is_none() {
                 let name = name(command);
-                let shown = pages::EXAMPLES.iter().any(|example| example.page == name);
+                let shown = EXAMPLES.iter().any(|example| example.page == name);
                 assert!(shown, "{name} has no example");
             }
             leaves.extend(visible(command));
         }
-        for example in pages::EXAMPLES {
+        for example in EXAMPLES {
             // The words of a pipe or a redirection are the shell's.
             let ours = example.line.split(['|', '>', '&']).find(|part| part.contains("vm-agent"));
             let words = ours.unwrap().split_whitespace().skip_while(|word| *word != "vm-agent");

@@ -1,116 +1,278 @@
-//! The steps of a join, shown while they happen.
+//! The phases of a join, shown while they happen: redrawn in place on a terminal, as plain lines
+//! elsewhere, or as one JSON event a line for programs.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::exit::{Exit, Failure};
+use super::exit::Failure;
 use super::screen::{self, Paint, paint};
-use super::status::{span, text};
+use crate::base::trouble::chain;
 
-/// Where a join stands.
-pub(super) enum Verdict {
-    /// Not there yet.
-    Waiting,
-    /// In the mesh.
+/// A phase of a join, in the order in which they begin. Those from [`Phase::Identity`] on run side
+/// by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// What must be so before anything changes.
+    Checks,
+    /// Configuration, roots and tokens are placed.
+    Files,
+    /// The service runs, and does so after each boot.
+    Service,
+    /// The first certificate.
+    Identity,
+    /// The stream to istiod.
+    ControlPlane,
+    /// The WorkloadEntry.
+    Registration,
+    /// Envoy has its configuration.
+    Proxy,
+    /// The redirect rules.
+    Capture,
+    /// All of it.
     Ready,
-    /// It cannot get there without somebody's help.
-    Failed(Failure),
 }
 
-/// Shows each step once.
-#[derive(Debug, Default)]
+impl Phase {
+    /// Its name in events.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Checks => "checks",
+            Self::Files => "files",
+            Self::Service => "service",
+            Self::Identity => "identity",
+            Self::ControlPlane => "control-plane",
+            Self::Registration => "registration",
+            Self::Proxy => "proxy",
+            Self::Capture => "capture",
+            Self::Ready => "ready",
+        }
+    }
+
+    /// Its name for people.
+    fn name(self) -> &'static str {
+        if self == Self::ControlPlane { "control plane" } else { self.key() }
+    }
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Events on standard output.
+    Json,
+    /// Lines, and below them what is being done, on standard error.
+    Live,
+    /// Lines on standard error.
+    Plain,
+}
+
+/// Shows the phases.
+#[derive(Debug)]
 pub(super) struct Progress {
-    shown: Vec<&'static str>,
-    troubles: BTreeSet<String>,
+    shape: Shape,
+    started: Instant,
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Phases that have begun and not ended.
+    open: Vec<(Phase, Instant)>,
+    /// Whether one of them was said to have failed.
+    failed: bool,
+    /// Whether what was changed was taken back.
+    undone: bool,
+    /// Turns of the sign of life.
+    turns: usize,
 }
 
 impl Progress {
-    /// Says that a step is done.
-    pub(super) fn done(&mut self, step: &'static str, words: &str) {
-        if !self.shown.contains(&step) {
-            self.shown.push(step);
-            screen::say(&format!("{} {step:<15}{words}", paint(Paint::Good, "✓")));
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, started: Instant::now(), state: RefCell::default() }
+    }
+
+    /// How long it has taken until now.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A phase begins.
+    pub(super) fn begin(&self, phase: Phase) {
+        self.state.borrow_mut().open.push((phase, Instant::now()));
+        self.event(&json!({"phase": phase.key(), "state": "started"}));
+        self.draw();
+    }
+
+    /// Whether a phase has begun and not ended.
+    pub(super) fn is_open(&self, phase: Phase) -> bool {
+        self.state.borrow().open.iter().any(|(open, _)| *open == phase)
+    }
+
+    /// A phase that is open has ended well.
+    pub(super) fn done(&self, phase: Phase, words: &str) {
+        let Some(took) = self.close(phase) else { return };
+        self.event(&json!({
+            "phase": phase.key(), "state": "done", "seconds": seconds(took), "detail": words,
+        }));
+        let mark = paint(Paint::Good, "✓");
+        self.line(&format!("{mark} {:<15}{words} ({:.2} s)", phase.name(), seconds(took)));
+    }
+
+    /// One of the checks of a phase is good.
+    pub(super) fn note(&self, check: &str, words: &str) {
+        let phase = self.current();
+        self.event(&json!({"phase": phase, "state": "noted", "check": check, "detail": words}));
+        self.line(&format!("{} {check:<15}{words}", paint(Paint::Good, "✓")));
+    }
+
+    /// Something is strange, or does not work yet.
+    pub(super) fn warn(&self, words: &str, hint: Option<&str>) {
+        let phase = self.current();
+        self.event(&json!({"phase": phase, "state": "warned", "detail": words, "hint": hint}));
+        let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        self.line(&format!("{} {words}{hint}", paint(Paint::Warn, "!")));
+    }
+
+    /// A phase has failed, and with it the join.
+    pub(super) fn fail(&self, phase: Phase, failure: &Failure) {
+        let Some(took) = self.close(phase) else { return };
+        self.state.borrow_mut().failed = true;
+        self.event(&json!({
+            "phase": phase.key(), "state": "failed", "seconds": seconds(took),
+            "detail": chain(failure.error.as_ref()), "hint": failure.hint,
+        }));
+        let mark = paint(Paint::Bad, "✗");
+        self.line(&format!("{mark} {:<15}failed ({:.2} s)", phase.name(), seconds(took)));
+    }
+
+    /// What was changed has been taken back.
+    pub(super) fn undone(&self, words: &str) {
+        self.state.borrow_mut().undone = true;
+        self.line(&format!("{} {words}", paint(Paint::Warn, "!")));
+    }
+
+    /// Says something that belongs to no phase.
+    pub(super) fn remark(&self, words: &str) {
+        if self.shape != Shape::Json {
+            self.line(words);
         }
     }
 
-    /// Says what is strange.
-    pub(super) fn warn(&mut self, words: &str) {
-        screen::say(&format!("{} {words}", paint(Paint::Warn, "!")));
-    }
-
-    /// Shows what the daemon's status has new.
-    pub(super) fn update(&mut self, status: &Value) -> Verdict {
-        let is = |at: &str| status.pointer(at).and_then(Value::as_bool) == Some(true);
-        if is("/identity/valid") {
-            let left = status.pointer("/identity/expires_in").and_then(Value::as_i64);
-            let left = left.map(span).unwrap_or_default();
-            self.done(
-                "certificate",
-                &format!("{}, valid for {left}", text(status, "/identity/id")),
-            );
-        }
-        if is("/registration/registered") {
-            let namespace = text(status, "/registration/namespace");
-            let name = text(status, "/registration/name");
-            self.done("registration", &format!("WorkloadEntry {namespace}/{name}"));
-        }
-        if text(status, "/proxy/phase") == "ready" {
-            self.done("proxy", &format!("Envoy {} is configured", text(status, "/proxy/version")));
-        }
-        if text(status, "/capture/phase") == "active" {
-            self.done("capture", &text(status, "/capture/probed"));
-        }
-        if is("/ready") {
-            return Verdict::Ready;
-        }
-        self.judge(status)
-    }
-
-    /// A trouble that does not pass by itself ends a join; others are shown once.
-    fn judge(&mut self, status: &Value) -> Verdict {
-        // A person has been asked, and may be at lunch.
-        let asked = text(status, "/identity/renewal/phase") == "approval";
-        let conditions = status.pointer("/conditions").and_then(Value::as_array);
-        let conditions = conditions.into_iter().flatten();
-        // Tokens are the renewal's means: whether it gets there without them is its own to say.
-        for condition in conditions.filter(|one| text(one, "/room") != "credential") {
-            let what = text(condition, "/what");
-            let hint = condition.pointer("/hint").and_then(Value::as_str).map(str::to_owned);
-            if asked && text(condition, "/room") == "identity" {
-                if self.troubles.insert(what.clone()) {
-                    self.warn(&format!("{what}: {}", hint.unwrap_or_default()));
+    /// The end. Of a failure that no phase has been blamed for, the first open one is the cause.
+    pub(super) fn end(&self, ended: Result<&Value, &Failure>) {
+        let first = self.state.borrow().open.first().map(|(phase, _)| *phase);
+        match ended {
+            Ok(result) => self.event(result),
+            Err(failure) => {
+                if let Some(phase) = first.filter(|_| !self.state.borrow().failed) {
+                    self.fail(phase, failure);
                 }
-                continue;
-            }
-            if text(condition, "/retry") != "soon" {
-                let error = anyhow::anyhow!("{what}");
-                return Verdict::Failed(Failure::new(exit_of(condition), error).hint(hint));
-            }
-            // Its words change with every try where they tell the time.
-            if self.troubles.insert(without_digits(&what)) {
-                let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-                self.warn(&format!("{what} (it is tried again){hint}"));
+                self.event(&json!({
+                    "result": "failed", "exit": failure.exit as u8,
+                    "error": chain(failure.error.as_ref()), "hint": failure.hint,
+                    "undone": self.state.borrow().undone, "seconds": seconds(self.elapsed()),
+                }));
             }
         }
-        Verdict::Waiting
+        self.state.borrow_mut().open.clear();
+        self.draw();
+    }
+
+    /// Turns the sign of life.
+    pub(super) fn tick(&self) {
+        let turns = self.state.borrow().turns.wrapping_add(1);
+        self.state.borrow_mut().turns = turns;
+        self.draw();
+    }
+
+    fn close(&self, phase: Phase) -> Option<Duration> {
+        let mut state = self.state.borrow_mut();
+        let at = state.open.iter().position(|(open, _)| *open == phase)?;
+        let (_, begun) = state.open.remove(at);
+        Some(begun.elapsed())
+    }
+
+    /// The phase that what happens now belongs to.
+    fn current(&self) -> Option<&'static str> {
+        self.state.borrow().open.first().map(|(phase, _)| phase.key())
+    }
+
+    fn event(&self, event: &Value) {
+        if self.shape == Shape::Json {
+            // Who does not read any more does not stop a join.
+            drop(screen::out(&event.to_string()));
+        }
+    }
+
+    fn line(&self, line: &str) {
+        match self.shape {
+            Shape::Json => {}
+            Shape::Plain => screen::say(line),
+            Shape::Live => {
+                screen::draw("");
+                screen::say(line);
+                self.draw();
+            }
+        }
+    }
+
+    fn draw(&self) {
+        if self.shape == Shape::Live {
+            screen::draw(&self.state.borrow().sign_of_life());
+        }
     }
 }
 
-fn without_digits(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shape == Shape::Live {
+            screen::draw("");
+        }
+    }
 }
 
-fn exit_of(condition: &Value) -> Exit {
-    let what = text(condition, "/what");
-    match text(condition, "/room").as_str() {
-        "identity" if what.contains("token") && !what.contains("certificate of") => {
-            Exit::Credential
+impl State {
+    /// What is being done now, and for how long.
+    fn sign_of_life(&self) -> String {
+        let Some((_, begun)) = self.open.first() else { return String::new() };
+        let sign = SIGNS.get(self.turns % SIGNS.len()).copied().unwrap_or_default();
+        // The whole is the sum of the others.
+        let parts = self.open.iter().filter(|(phase, _)| *phase != Phase::Ready);
+        let mut names: Vec<_> = parts.map(|(phase, _)| phase.name()).collect();
+        if names.is_empty() {
+            names.push(Phase::Ready.name());
         }
-        "registration" => Exit::Registration,
-        "proxy" => Exit::Proxy,
-        "capture" | "storage" => Exit::Host,
-        "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
-        _ => Exit::ControlPlane,
+        format!("{sign} {} … {:.1} s", names.join(", "), seconds(begun.elapsed()))
+    }
+}
+
+/// Seconds with three digits behind the point.
+pub(super) fn seconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+const SIGNS: [&str; 4] = ["◐", "◓", "◑", "◒"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sign_of_life_names_what_is_awaited_and_since_when() {
+        let progress = Progress::new(Shape::Plain);
+        assert_eq!(progress.state.borrow().sign_of_life(), "");
+        for phase in [Phase::Identity, Phase::ControlPlane, Phase::Ready] {
+            progress.begin(phase);
+        }
+        tokio::time::advance(Duration::from_millis(1250)).await;
+        let shown = progress.state.borrow().sign_of_life();
+        assert_eq!(shown, "◐ identity, control plane … 1.2 s");
+        progress.done(Phase::Identity, "there");
+        progress.done(Phase::ControlPlane, "there");
+        progress.tick();
+        assert_eq!(progress.state.borrow().sign_of_life(), "◓ ready … 1.2 s");
+        assert!(progress.is_open(Phase::Ready) && !progress.is_open(Phase::Identity));
     }
 }

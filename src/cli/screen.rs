@@ -5,19 +5,53 @@ use std::io::{self, IsTerminal, Write};
 
 use super::exit::{Exit, Failure};
 
+/// Who reads standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Somebody, as far as is known.
+    There,
+    /// Nobody any more: the pipe is closed.
+    Gone,
+}
+
 /// Writes a line of data to standard output.
 pub(super) fn out(line: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Other, error))
-        }
-        _ => Ok(()),
+    put(&format!("{line}\n")).map(drop)
+}
+
+/// Writes text to standard output as it is.
+pub(super) fn put(text: &str) -> Result<Reader, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::new(Exit::Other, error)),
     }
 }
 
 /// Writes a line for people to standard error. There is nowhere to report that it failed.
 pub(super) fn say(line: &str) {
     drop(writeln!(io::stderr().lock(), "{line}"));
+}
+
+/// Replaces the line that the cursor is in on standard error, which is a terminal.
+pub(super) fn draw(line: &str) {
+    let mut stderr = io::stderr().lock();
+    drop(write!(stderr, "\r\x1b[K{line}").and_then(|()| stderr.flush()));
+}
+
+/// Whether standard error is a terminal on which lines can be redrawn.
+pub(super) fn is_live() -> bool {
+    io::stderr().is_terminal() && has_cursor()
+}
+
+/// Whether standard output is a terminal that can be drawn on.
+pub(super) fn draws() -> bool {
+    io::stdout().is_terminal() && has_cursor()
+}
+
+fn has_cursor() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// Writes why a command failed: each line of the cause, then the hint.
@@ -50,6 +84,7 @@ pub(super) fn paint(paint: Paint, text: &str) -> String {
         Paint::Bad => "31",
         Paint::Plain => return text.to_owned(),
     };
-    let wanted = std::env::var_os("NO_COLOR").is_none() && io::stderr().is_terminal();
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let wanted = !refused && io::stderr().is_terminal();
     if wanted { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }

@@ -1,5 +1,7 @@
 //! `vm-agent status`: what is so now.
 
+mod watch;
+
 use serde_json::Value;
 
 use super::exit::{Exit, Failure};
@@ -13,9 +15,15 @@ pub(super) struct Args {
     /// Print JSON with a schema number
     #[arg(long)]
     json: bool,
+    /// Go on, and show what changes, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    if args.watch {
+        return watch::run(global, args.json);
+    }
     let status = ask(global)?;
     if args.json {
         let text = serde_json::to_string_pretty(&status).map_err(super::other)?;
@@ -23,7 +31,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     } else {
         screen::out(render(&status).trim_end())?;
     }
-    if status.pointer("/ready").and_then(Value::as_bool) == Some(true) {
+    if is(&status, "/ready") {
         return Ok(());
     }
     let phase = text(&status, "/phase");
@@ -49,50 +57,55 @@ pub(super) fn failure(error: AskError) -> Failure {
 
 /// The text form: one line a room, then what is wrong.
 fn render(status: &Value) -> String {
-    let ready = status.pointer("/ready").and_then(Value::as_bool) == Some(true);
-    let mut screen = String::new();
-    let mut row = |name: &str, value: String| screen.push_str(&format!("{name:<15}{value}\n"));
-    row("phase", format!("{}{}", text(status, "/phase"), if ready { "" } else { " (not ready)" }));
+    let rows = rows(status).into_iter().map(|(name, value)| format!("{name:<15}{value}\n"));
+    rows.chain(conditions(status).into_iter().map(|line| format!("{line}\n"))).collect()
+}
+
+/// The rooms, each with what is so.
+fn rows(status: &Value) -> Vec<(&'static str, String)> {
+    let ready = is(status, "/ready");
     let name = text(status, "/workload/name");
     let namespace = text(status, "/workload/namespace");
-    row("workload", format!("{namespace}/{name} at {}", text(status, "/workload/address")));
-    if let Some(cloud) = status.pointer("/facts/cloud/name").and_then(Value::as_str) {
+    let cloud = status.pointer("/facts/cloud/name").and_then(Value::as_str).map(|cloud| {
         let (zone, source) = (text(status, "/facts/cloud/zone"), text(status, "/facts/source"));
-        row("cloud", format!("{cloud}, zone {zone} (by {source})"));
-    }
-    if let Some(locality) = status.pointer("/workload/locality").and_then(Value::as_str) {
-        row("locality", locality.to_owned());
-    }
-    let labels = labels(status);
-    if !labels.is_empty() {
-        row("labels", labels);
-    }
-    row("identity", identity(status));
-    row("credential", credential(status));
+        format!("{cloud}, zone {zone} (by {source})")
+    });
+    let locality = status.pointer("/workload/locality").and_then(Value::as_str);
     let peer = status.pointer("/control_plane/peer").and_then(Value::as_str);
     let peer = peer.map(|peer| format!(" ({peer})")).unwrap_or_default();
     let line = text(status, "/control_plane/phase");
-    row("control plane", format!("{line} {}{peer}", text(status, "/control_plane/endpoint")));
-    row("registration", registration(status));
-    row("proxy", proxy(status));
-    row("capture", capture(status));
-    row("names", names(status));
-    row("health", health(status));
-    if let Some(clock) = clock(status) {
-        row("clock", clock);
-    }
-    for condition in status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten() {
-        let room = text(condition, "/room");
-        screen.push_str(&format!(
-            "{} {room}: {}\n",
-            paint(Paint::Warn, "!"),
-            text(condition, "/what")
-        ));
-        if let Some(hint) = condition.pointer("/hint").and_then(Value::as_str) {
-            screen.push_str(&format!("  hint: {hint}\n"));
-        }
-    }
-    screen
+    let endpoint = text(status, "/control_plane/endpoint");
+    let phase = format!("{}{}", text(status, "/phase"), if ready { "" } else { " (not ready)" });
+    let workload = format!("{namespace}/{name} at {}", text(status, "/workload/address"));
+    let all = [
+        ("phase", Some(phase)),
+        ("workload", Some(workload)),
+        ("cloud", cloud),
+        ("locality", locality.map(str::to_owned)),
+        ("labels", Some(labels(status)).filter(|labels| !labels.is_empty())),
+        ("identity", Some(identity(status))),
+        ("credential", Some(credential(status))),
+        ("control plane", Some(format!("{line} {endpoint}{peer}"))),
+        ("registration", Some(registration(status))),
+        ("proxy", Some(proxy(status))),
+        ("capture", Some(capture(status))),
+        ("names", Some(names(status))),
+        ("health", Some(health(status))),
+        ("clock", clock(status)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// What is wrong, each with its hint on a line of its own.
+fn conditions(status: &Value) -> Vec<String> {
+    let all = status.pointer("/conditions").and_then(Value::as_array).into_iter().flatten();
+    let line = |condition: &Value| {
+        let (room, what) = (text(condition, "/room"), text(condition, "/what"));
+        let hint = condition.pointer("/hint").and_then(Value::as_str);
+        let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        format!("{} {room}: {what}{hint}", paint(Paint::Warn, "!"))
+    };
+    all.map(line).collect()
 }
 
 fn labels(status: &Value) -> String {
@@ -103,7 +116,7 @@ fn labels(status: &Value) -> String {
 
 fn identity(status: &Value) -> String {
     let id = text(status, "/identity/id");
-    let valid = status.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
+    let valid = is(status, "/identity/valid");
     match status.pointer("/identity/expires_in").and_then(Value::as_i64) {
         Some(left) if valid => format!("{id}{}, valid for {}", source(status), span(left)),
         Some(left) => format!("{id}, EXPIRED {} ago", span(-left)),
@@ -223,6 +236,26 @@ pub(super) fn text(value: &Value, at: &str) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
+    }
+}
+
+/// Whether a field is true.
+pub(super) fn is(value: &Value, at: &str) -> bool {
+    value.pointer(at).and_then(Value::as_bool) == Some(true)
+}
+
+/// The exit status of a command that a condition of the daemon's ends.
+pub(super) fn exit_of(condition: &Value) -> Exit {
+    let what = text(condition, "/what");
+    match text(condition, "/room").as_str() {
+        "identity" if what.contains("token") && !what.contains("certificate of") => {
+            Exit::Credential
+        }
+        "registration" => Exit::Registration,
+        "proxy" => Exit::Proxy,
+        "capture" | "storage" => Exit::Host,
+        "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
+        _ => Exit::ControlPlane,
     }
 }
 

@@ -51,6 +51,12 @@ impl Paths {
         self.state_directory().join("istio-token")
     }
 
+    /// The roots that the machine joined with last.
+    #[must_use]
+    pub fn root_record(&self) -> PathBuf {
+        self.state_directory().join("joined-root-cert.pem")
+    }
+
     /// What istiod made the machine's entry from.
     #[must_use]
     pub fn registration_record(&self) -> PathBuf {

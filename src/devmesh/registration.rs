@@ -49,11 +49,37 @@ pub(super) fn admit(
         return Err(Status::permission_denied(words));
     }
     let group = proxy.text("AUTO_REGISTER_GROUP");
-    let registered = match group {
-        "" => None,
-        group => Some(register(state, caller, &proxy, group)?),
+    let registered = match (group, proxy.text("WORKLOAD_ENTRY")) {
+        ("", "") => None,
+        ("", entry) => follow(state, caller, namespace, entry)?,
+        (group, _) => Some(register(state, caller, &proxy, group)?),
     };
     Ok((proxy, registered))
+}
+
+/// Stands for an entry that the machine has made itself: its health is told there, and its end.
+fn follow(
+    state: &Arc<State>,
+    caller: &Caller,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Registered>, Status> {
+    let Some(entry) = state.objects.get(Resource::WorkloadEntries, namespace, name) else {
+        return Ok(None);
+    };
+    let account = entry.pointer("/spec/serviceAccount").and_then(Value::as_str).unwrap_or_default();
+    if account != caller.id.service_account().as_str() {
+        let words = format!("{} may not use the WorkloadEntry {namespace}/{name}", caller.id);
+        return Err(Status::permission_denied(words));
+    }
+    let key = Key::new(Resource::WorkloadEntries, namespace, name);
+    let now = nanos(state.options.clock.now());
+    *lock(&state.live).entry(key.clone()).or_default() += 1;
+    let _gone = state.objects.modify(&key, |live| {
+        set(live, "istio.io/connectedAt", &now);
+        unset(live, "istio.io/disconnectedAt");
+    });
+    Ok(Some(Registered { state: Arc::clone(state), key }))
 }
 
 fn register(
@@ -126,23 +152,29 @@ impl Drop for Registered {
 
 /// Takes a health report into the entry's status. `unhealthy` is `None` for a healthy machine.
 pub(super) fn report(state: &State, registered: Option<&Registered>, unhealthy: Option<String>) {
+    if let Some(registered) = registered {
+        note(state, &registered.key, unhealthy.as_deref());
+    }
+    let entry = registered.map(Registered::path);
+    state.see(|seen| record(&mut seen.health, SeenHealth { entry, unhealthy }));
+}
+
+/// Writes the condition `Healthy` of an entry.
+fn note(state: &State, key: &Key, unhealthy: Option<&str>) {
     let at = rfc3339(state.options.clock.now());
     let condition = json!({
         "type": "Healthy",
         "status": if unhealthy.is_none() { "True" } else { "False" },
-        "message": unhealthy.clone().unwrap_or_default(),
+        "message": unhealthy.unwrap_or_default(),
         "lastProbeTime": at,
         "lastTransitionTime": at,
     });
-    if let Some(registered) = registered {
-        let _gone = state.objects.modify(&registered.key, |entry| {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.insert("status".to_owned(), json!({"conditions": [condition]}));
-            }
-        });
-    }
-    let entry = registered.map(Registered::path);
-    state.see(|seen| record(&mut seen.health, SeenHealth { entry, unhealthy }));
+    // The entry may have been deleted by somebody meanwhile.
+    let _gone = state.objects.modify(key, |entry| {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.insert("status".to_owned(), json!({"conditions": [condition]}));
+        }
+    });
 }
 
 /// After a start nobody is connected, whatever the objects of an earlier run say.
@@ -163,7 +195,8 @@ pub(super) fn nobody_is_connected(state: &State) {
     }
 }
 
-/// Removes the auto-registered entries that have been disconnected for at least the grace time.
+/// Removes the auto-registered entries that have been disconnected for at least the grace time, and
+/// says of those that machines made themselves that they are not healthy.
 pub(super) fn sweep(state: &State, grace: Duration) -> usize {
     let now = state.options.clock.now();
     let mut removed = 0;
@@ -178,6 +211,14 @@ pub(super) fn sweep(state: &State, grace: Duration) -> usize {
         else {
             continue;
         };
+        if due && text("/metadata/annotations/istio.io~1autoRegistrationGroup").is_none() {
+            let status = text("/status/conditions/0/status");
+            if status != Some("False") {
+                let key = Key::new(Resource::WorkloadEntries, namespace, name);
+                note(state, &key, Some("the machine has disconnected"));
+            }
+            continue;
+        }
         if due && state.objects.delete(Resource::WorkloadEntries, namespace, name).is_some() {
             removed += 1;
             state.see(|seen| record(&mut seen.removed, format!("{namespace}/{name}")));

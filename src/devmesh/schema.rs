@@ -11,11 +11,11 @@ use super::kind::Resource;
 enum Shape {
     /// Anything.
     Free,
-    Fields(&'static [(&'static str, Shape)]),
+    Fields(&'static [(&'static str, Self)]),
     Integer,
-    List(&'static Shape),
+    List(&'static Self),
     /// An object whose values are of this form.
-    Map(&'static Shape),
+    Map(&'static Self),
     Text,
     /// One of these texts.
     Word(&'static [&'static str]),

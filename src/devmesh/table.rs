@@ -60,11 +60,11 @@ fn words(age: Duration) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         0..120 => format!("{seconds}s"),
-        120..600 if seconds % 60 > 0 => format!("{minutes}m{}s", seconds % 60),
+        120..600 if !seconds.is_multiple_of(60) => format!("{minutes}m{}s", seconds % 60),
         120..10800 => format!("{minutes}m"),
-        10800..28800 if minutes % 60 > 0 => format!("{hours}h{}m", minutes % 60),
+        10800..28800 if !minutes.is_multiple_of(60) => format!("{hours}h{}m", minutes % 60),
         10800..172_800 => format!("{hours}h"),
-        172_800..691_200 if hours % 24 > 0 => format!("{days}d{}h", hours % 24),
+        172_800..691_200 if !hours.is_multiple_of(24) => format!("{days}d{}h", hours % 24),
         _ => format!("{days}d"),
     }
 }

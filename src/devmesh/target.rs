@@ -30,7 +30,7 @@ impl Target {
             _ => return None,
         };
         let (namespace, rest) = match rest {
-            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && rest != &["status"] => {
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && *rest != ["status"] => {
                 (*namespace, rest)
             }
             rest => ("", rest),

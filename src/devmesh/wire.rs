@@ -14,7 +14,7 @@ enum Form {
     Text,
     Fields(&'static [Field]),
     /// Entries of a map.
-    Map(&'static Form),
+    Map(&'static Self),
 }
 
 struct Field {

@@ -120,7 +120,7 @@ impl Admin {
         Ok(active_connections(&text))
     }
 
-    async fn ask(self, method: Method, path: &str) -> io::Result<String> {
+    pub(super) async fn ask(self, method: Method, path: &str) -> io::Result<String> {
         let answer = timeout(LIMIT, self.exchange(method, path)).await;
         answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }

@@ -1,5 +1,7 @@
 //! Placing what a join needs: checked before, undone when a later step fails, wiped by `leave`.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +15,10 @@ use crate::identity::Claims;
 pub struct Files {
     /// `config.yaml` and its text.
     pub config: (PathBuf, String),
-    /// The mesh's roots.
+    /// The mesh's roots, which the agent replaces when the mesh gets others.
     pub root_cert: Option<(PathBuf, String)>,
+    /// Where the roots of the last source are kept, to tell whether those of this one are new.
+    pub root_record: PathBuf,
     /// The roots of the Kubernetes API.
     pub kube_ca: Option<(PathBuf, String)>,
     /// The token for istiod.
@@ -28,6 +32,9 @@ pub struct Files {
 }
 
 impl Files {
+    /// How a configuration begins that `join` has written.
+    pub const CONFIG_HEAD: &str = "# Written by `vm-agent join`; see `vm-agent config show`.\n";
+
     /// The token for the Kubernetes API, unless the one that is there was made after it and lives
     /// longer: joining again with an old source must not take back what was renewed since.
     #[must_use]
@@ -40,6 +47,108 @@ impl Files {
     pub fn new_token(&self) -> Option<(&Path, &SecretString)> {
         unless_newer(self.token.as_ref()?)
     }
+
+    /// The mesh's roots, unless the last source had the same: the agent may have got newer ones
+    /// from the mesh since.
+    #[must_use]
+    pub fn new_root_cert(&self) -> Option<(&Path, &str)> {
+        let (path, pem) = self.root_cert.as_ref()?;
+        let last = fsio::read_text(&self.root_record, KEPT_BYTES);
+        let same = last.is_ok_and(|last| last == *pem);
+        (!same || !path.exists()).then_some((path, pem))
+    }
+
+    /// What placing these files would do, in its order.
+    ///
+    /// # Errors
+    /// With a file that is there and cannot be read.
+    pub fn changes(&self) -> Result<Vec<Change>, FileError> {
+        let directories = [(&self.state_directory, STATE_MODE), (&self.run_directory, RUN_MODE)];
+        let mut all = Vec::new();
+        for (path, mode) in directories {
+            let fate = match mode_of(path) {
+                None => Fate::New,
+                Some(is) if is == mode => Fate::Unchanged,
+                Some(_) => Fate::Replaced,
+            };
+            all.push(Change { path: path.clone(), mode, what: What::Directory, fate });
+        }
+        for (path, content, mode) in self.wanted() {
+            let fate = match kept(path)? {
+                None => Fate::New,
+                Some(before) if is_as_wanted(path, &before, content, mode) => Fate::Unchanged,
+                Some(_) => Fate::Replaced,
+            };
+            let what = What::File { bytes: content.len() };
+            all.push(Change { path: path.to_owned(), mode, what, fate });
+        }
+        Ok(all)
+    }
+
+    /// Whether every file is there as it would be placed.
+    #[must_use]
+    pub fn are_in_place(&self) -> bool {
+        let differs = |change: &Change| {
+            change.fate != Fate::Unchanged && matches!(change.what, What::File { .. })
+        };
+        self.changes().is_ok_and(|changes| !changes.iter().any(differs))
+    }
+
+    /// Files with their contents and modes, in the order in which they are placed. The configuration
+    /// comes last: with it the machine counts as joined.
+    fn wanted(&self) -> Vec<(&Path, &[u8], u32)> {
+        let mut all: Vec<(&Path, &[u8], u32)> = Vec::new();
+        if let Some((path, pem)) = self.new_root_cert() {
+            all.push((path, pem.as_bytes(), fsio::PUBLIC));
+        }
+        if let Some((_, pem)) = &self.root_cert {
+            all.push((&self.root_record, pem.as_bytes(), fsio::PUBLIC));
+        }
+        if let Some((path, pem)) = &self.kube_ca {
+            all.push((path, pem.as_bytes(), fsio::PUBLIC));
+        }
+        for (path, token) in self.new_token().into_iter().chain(self.new_kube_token()) {
+            all.push((path, token.expose_secret().as_bytes(), fsio::SECRET));
+        }
+        all.push((&self.config.0, self.config.1.as_bytes(), fsio::PUBLIC));
+        all
+    }
+}
+
+/// What placing would do to one file or directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub path: PathBuf,
+    /// The mode that it gets.
+    pub mode: u32,
+    /// What it is.
+    pub what: What,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// A file or a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A directory.
+    Directory,
+    /// A file of this length.
+    File {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// What becomes of a file or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is made.
+    New,
+    /// It gets another content or mode.
+    Replaced,
+    /// It is as it should be.
+    Unchanged,
 }
 
 fn unless_newer((path, token): &(PathBuf, SecretString)) -> Option<(&Path, &SecretString)> {
@@ -57,6 +166,9 @@ pub struct Layout {
     replaced: Vec<Replaced>,
     /// Directories that existed, with the mode that they had.
     opened: Vec<(PathBuf, u32)>,
+    /// Directories of the agent's that existed on a machine that had not joined, with what was in
+    /// them.
+    listed: Vec<(PathBuf, BTreeSet<OsString>)>,
     /// Whether anything is different from before.
     changed: bool,
 }
@@ -102,6 +214,9 @@ impl Layout {
                 tracing::warn!(%error, "A file of the failed join is still there.");
             }
         }
+        for (directory, before) in self.listed {
+            remove_others(&directory, &before);
+        }
         for (directory, mode) in self.opened {
             drop(fsio::make_directory(&directory, mode));
         }
@@ -117,16 +232,16 @@ impl Layout {
 
     fn place(&mut self, files: &Files) -> Result<(), FileError> {
         self.ours = vec![files.state_directory.clone(), files.run_directory.clone()];
-        self.directory(&files.state_directory, 0o700)?;
-        self.directory(&files.run_directory, 0o755)?;
-        for (path, pem) in files.root_cert.iter().chain(&files.kube_ca) {
-            self.file(path, pem.as_bytes(), fsio::PUBLIC)?;
+        if !files.config.0.exists() {
+            let here = self.ours.iter().filter_map(|path| Some((path.clone(), names(path)?)));
+            self.listed = here.collect();
         }
-        for (path, token) in files.new_token().into_iter().chain(files.new_kube_token()) {
-            self.file(path, token.expose_secret().as_bytes(), fsio::SECRET)?;
+        self.directory(&files.state_directory, STATE_MODE)?;
+        self.directory(&files.run_directory, RUN_MODE)?;
+        for (path, content, mode) in files.wanted() {
+            self.file(path, content, mode)?;
         }
-        // The configuration comes last: with it the machine counts as joined.
-        self.file(&files.config.0, files.config.1.as_bytes(), fsio::PUBLIC)
+        Ok(())
     }
 
     fn directory(&mut self, path: &Path, mode: u32) -> Result<(), FileError> {
@@ -144,20 +259,46 @@ impl Layout {
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
             self.directory(directory, 0o755)?;
         }
-        let before = match fsio::read(path, KEPT_BYTES) {
-            Ok(content) => Some(zeroize::Zeroizing::new(content)),
-            Err(error) if error.is_missing() => None,
-            Err(error) => return Err(error),
-        };
+        let before = kept(path)?;
         let open = mode_of(path).unwrap_or(mode);
-        let same = before.as_ref().is_some_and(|before| before.as_slice() == content);
-        // A token that others may read is not what was asked for, whatever it holds.
-        if same && open & !mode == 0 {
+        if before.as_ref().is_some_and(|before| is_as_wanted(path, before, content, mode)) {
             return Ok(());
         }
         self.replaced.push(Replaced { path: path.to_owned(), before, mode: open });
         self.changed = true;
         fsio::replace(path, content, mode)
+    }
+}
+
+/// What a file holds now.
+fn kept(path: &Path) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, FileError> {
+    match fsio::read(path, KEPT_BYTES) {
+        Ok(content) => Ok(Some(zeroize::Zeroizing::new(content))),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A token that others may read is not what was asked for, whatever it holds.
+fn is_as_wanted(path: &Path, before: &[u8], content: &[u8], mode: u32) -> bool {
+    before == content && mode_of(path).unwrap_or(mode) & !mode == 0
+}
+
+/// What is in a directory; `None` where there is none.
+fn names(directory: &Path) -> Option<BTreeSet<OsString>> {
+    let entries = std::fs::read_dir(directory).ok()?;
+    Some(entries.flatten().map(|entry| entry.file_name()).collect())
+}
+
+/// Removes what was not in a directory before.
+fn remove_others(directory: &Path, before: &BTreeSet<OsString>) {
+    let now = names(directory).unwrap_or_default();
+    for name in now.difference(before) {
+        let path = directory.join(name);
+        let removed = if path.is_dir() { fsio::remove_tree(&path) } else { fsio::remove(&path) };
+        if let Err(error) = removed {
+            tracing::warn!(%error, "A file of the failed join is still there.");
+        }
     }
 }
 
@@ -186,22 +327,10 @@ fn mode_of(path: &Path) -> Option<u32> {
     path.metadata().ok().map(|metadata| metadata.permissions().mode() & 0o7777)
 }
 
-/// Removes what joining and running made: these directories, and below `root` the parents that are
-/// empty then.
-///
-/// # Errors
-/// With the first directory that cannot be removed.
-pub fn wipe(root: &Path, directories: &[PathBuf]) -> Result<(), FileError> {
-    for directory in directories {
-        fsio::remove_tree(directory)?;
-        let parents = directory.ancestors().skip(1);
-        for parent in parents.take_while(|parent| *parent != root && parent.starts_with(root)) {
-            fsio::remove_empty_directory(parent);
-        }
-    }
-    Ok(())
-}
-
+/// Tokens and keys are for the agent alone.
+const STATE_MODE: u32 = 0o700;
+/// The proxy's user enters it as its working directory.
+const RUN_MODE: u32 = 0o755;
 /// Tokens are one or two kilobytes.
 const TOKEN_BYTES: u64 = 64 << 10;
 /// What was there before is small: our own files.
@@ -217,6 +346,7 @@ mod tests {
         Files {
             config: (root.join("etc/vm-agent/config.yaml"), "a: 1\n".to_owned()),
             root_cert: Some((root.join("etc/vm-agent/root-cert.pem"), "pem".to_owned())),
+            root_record: root.join("var/lib/vm-agent/joined-root-cert.pem"),
             kube_ca: Some((root.join("etc/vm-agent/kube-ca.pem"), "pem".to_owned())),
             token: Some((root.join("var/lib/vm-agent/istio-token"), SecretString::from(token))),
             kube_token: None,
@@ -239,6 +369,58 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&token).unwrap(), "one");
         layout.undo();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_the_agent_made_in_a_directory_that_was_there_is_undone_too() {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().join("var/lib/vm-agent");
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::write(state.join("kept"), "").unwrap();
+        let layout = Layout::apply(&files(root.path(), "one")).unwrap();
+        std::fs::write(state.join("identity.json"), "").unwrap();
+        std::fs::create_dir(state.join("export")).unwrap();
+        layout.undo();
+        assert_eq!(names(&state).unwrap(), BTreeSet::from(["kept".into()]));
+        assert_eq!(names(root.path()).unwrap(), BTreeSet::from(["var".into()]));
+    }
+
+    #[test]
+    fn what_would_change_is_told_before_it_does() {
+        let root = tempfile::tempdir().unwrap();
+        let first = files(root.path(), "one");
+        let fates = |files: &Files| -> Vec<Fate> {
+            files.changes().unwrap().iter().map(|change| change.fate).collect()
+        };
+        assert_eq!(fates(&first), [Fate::New; 7]);
+        assert!(!first.are_in_place());
+        drop(Layout::apply(&first).unwrap());
+        assert!(first.are_in_place());
+        assert!(fates(&first).iter().all(|fate| *fate == Fate::Unchanged));
+        let second = files(root.path(), "two");
+        assert!(!second.are_in_place());
+        let changes = second.changes().unwrap();
+        let differs: Vec<_> =
+            changes.iter().filter(|change| change.fate != Fate::Unchanged).collect();
+        assert_eq!(differs.len(), 1);
+        let token = differs[0];
+        assert_eq!((token.fate, token.mode), (Fate::Replaced, 0o600));
+        assert_eq!(token.what, What::File { bytes: 3 });
+    }
+
+    #[test]
+    fn the_same_source_does_not_take_back_roots_that_the_mesh_told_since() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Layout::apply(&files(root.path(), "one")).unwrap());
+        let place = root.path().join("etc/vm-agent/root-cert.pem");
+        std::fs::write(&place, "newer").unwrap();
+        assert!(files(root.path(), "one").are_in_place());
+        assert!(!Layout::apply(&files(root.path(), "one")).unwrap().changed());
+        assert_eq!(std::fs::read_to_string(&place).unwrap(), "newer");
+        let mut other = files(root.path(), "one");
+        other.root_cert = Some((place.clone(), "other".to_owned()));
+        assert!(Layout::apply(&other).unwrap().changed(), "another source's count");
+        assert_eq!(std::fs::read_to_string(&place).unwrap(), "other");
     }
 
     #[test]
@@ -302,19 +484,5 @@ mod tests {
             std::fs::write(path.with_file_name(name), "rubbish").unwrap();
         }
         assert!(join("vms:client", 1).0);
-    }
-
-    #[test]
-    fn leaving_removes_everything_but_what_others_put_there() {
-        let root = tempfile::tempdir().unwrap();
-        Layout::apply(&files(root.path(), "one")).unwrap();
-        std::fs::write(root.path().join("etc/other"), "").unwrap();
-        let directories = ["etc/vm-agent", "var/lib/vm-agent", "run/vm-agent"];
-        wipe(root.path(), &directories.map(|directory| root.path().join(directory))).unwrap();
-        let left: Vec<_> = std::fs::read_dir(root.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(left, ["etc"]);
     }
 }

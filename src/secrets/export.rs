@@ -28,6 +28,28 @@ pub(super) fn export(directory: &Path, identity: &IssuedIdentity) -> Result<(), 
     remove_older(directory, &name)
 }
 
+/// Removes what [`export`] has made of a directory, and the directory itself if it is empty then.
+/// Files of others stay. Returns whether there was anything.
+///
+/// # Errors
+/// With the first that cannot be removed.
+pub fn remove_export(directory: &Path) -> Result<bool, FileError> {
+    let current = directory.join("current");
+    if std::fs::read_link(&current).is_err() {
+        return Ok(false);
+    }
+    for file in FILES {
+        let path = directory.join(file);
+        if std::fs::read_link(&path).is_ok_and(|to| to == Path::new("current").join(file)) {
+            fsio::remove(&path)?;
+        }
+    }
+    remove_older(directory, "")?;
+    fsio::remove(&current)?;
+    fsio::remove_empty_directory(directory);
+    Ok(true)
+}
+
 /// Points a link at `target` in one step.
 fn link(at: &Path, target: &Path) -> Result<(), FileError> {
     if std::fs::read_link(at).is_ok_and(|found| found == target) {

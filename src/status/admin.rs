@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Order};
 use crate::base::uds::Peers;
 
-/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/step-aside`, `/v1/stop` and
+/// Serves `GET /v1/status` and, each by `POST`, `/v1/reload`, `/v1/step-aside`, `/v1/stop`, `/v1/cert/rotate` and
 /// `/v1/proxy/{drain,restart,undrain}` on a Unix socket until `stop`.
 ///
 /// # Errors
@@ -30,6 +30,7 @@ pub async fn serve(
         .route("/v1/reload", post(reload))
         .route("/v1/step-aside", post(step_aside))
         .route("/v1/stop", post(halt))
+        .route("/v1/cert/rotate", post(rotate))
         .route("/v1/proxy/drain", post(drain))
         .route("/v1/proxy/restart", post(restart))
         .route("/v1/proxy/undrain", post(undrain))
@@ -44,6 +45,10 @@ async fn status(State(desk): State<Desk>) -> Response {
 
 async fn reload(State(desk): State<Desk>) -> StatusCode {
     pass(&desk, Order::Reload)
+}
+
+async fn rotate(State(desk): State<Desk>) -> StatusCode {
+    pass(&desk, Order::Rotate)
 }
 
 async fn halt(State(desk): State<Desk>) -> StatusCode {

@@ -53,6 +53,8 @@ pub enum Wish {
     RestartProxy,
     /// End, and leave the proxy to the next agent.
     StepAside,
+    /// Get a new key and certificate.
+    RotateIdentity,
     /// Drain and stop.
     Stop,
     /// Take the proxy back into traffic.
@@ -69,6 +71,7 @@ pub fn order(socket: &Path, wish: Wish) -> Result<(), AskError> {
         Wish::Reload => "POST /v1/reload",
         Wish::RestartProxy => "POST /v1/proxy/restart",
         Wish::StepAside => "POST /v1/step-aside",
+        Wish::RotateIdentity => "POST /v1/cert/rotate",
         Wish::Stop => "POST /v1/stop",
         Wish::UndrainProxy => "POST /v1/proxy/undrain",
     };

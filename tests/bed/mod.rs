@@ -51,12 +51,12 @@ impl Bed {
 
     /// Starts the agent with these settings over the usual ones.
     pub(crate) fn run(&mut self, settings: Value) {
-        self.settle(settings);
+        self.write_configuration(settings);
         self.start();
     }
 
-    /// Writes the configuration: these settings over the usual ones.
-    pub(crate) fn settle(&self, settings: Value) {
+    /// The configuration, with these settings over the usual ones.
+    pub(crate) fn write_configuration(&self, settings: Value) {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},

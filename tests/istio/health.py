@@ -4,7 +4,7 @@ import json
 import os
 import signal
 
-from case import LAB, Load, Traffic
+from case import LAB, Load, Traffic, on_both
 from lab import CONTROL_PLANE, until
 from vm import Vm
 
@@ -52,9 +52,11 @@ class Health(Traffic):
         self.vm2.process.wait()
         until("the dead machine is left out", lambda: self.endpoints() == set(), limit=60)
 
+    @on_both
     def test_a_failing_probe_and_a_death_take_the_machine_out_where_istiod_registers(self):
         self.sick_and_well([])
 
+    @on_both
     def test_a_failing_probe_and_a_death_take_the_machine_out_where_it_registers_itself(self):
         self.sick_and_well(self.by_kubernetes())
         # Nobody else may remove the entry; its machine comes back to it.
@@ -63,6 +65,7 @@ class Health(Traffic):
         self.vm2.run().until_ready()
         until("the machine is an endpoint again", lambda: self.endpoints() == {"10.99.0.12"}, limit=60)
 
+    @on_both
     def test_the_probe_of_the_workload_group_is_used(self):
         LAB.kubectl("-n", "vms", "patch", "workloadgroup", "details-legacy", "--type=merge", "-p",
                     json.dumps({"spec": {"probe": {"httpGet": {"path": "/health", "port": 9080}, "periodSeconds": 1}}}))
@@ -79,6 +82,7 @@ class Health(Traffic):
         (files / "sick").unlink()
         until("istiod knows that it is well", lambda: condition()["status"] == "True")
 
+    @on_both
     def test_a_command_that_does_not_exist_is_refused_before_anything_starts(self):
         made = self.vm2.try_join("--set", "health.probe={exec: {command: [/no/such/check]}}")
         self.assertEqual(made.returncode, 4, made.stderr)
@@ -86,6 +90,7 @@ class Health(Traffic):
         self.assertIn("there is no program /no/such/check", made.stderr)
         self.assertEqual(self.vm2.files(), [])
 
+    @on_both
     def test_no_request_is_lost_while_one_of_two_machines_leaves_and_comes_back(self):
         self.serve("vm2")
         self.serve("vm3")

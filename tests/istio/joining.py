@@ -34,6 +34,8 @@ class Joining(Case):
             self.assertIn(identity, vm.command("cert", "show", check=True).stdout)
             metrics = LAB.curl(vm.name, "http://127.0.0.1:15020/stats/prometheus", user=0)[1]
             self.assertIn('istio_agent_cert_expiry_seconds{resource_name="default"}', metrics)
+        until("the join has said what it came to", lambda: "is in the mesh as spiffe" in self.vm2.log())
+        self.assertIn("it serves as 2 services (details.internal.com, echo.internal.com)", self.vm2.log())
 
     @on_both
     def test_envoy_runs_as_its_own_user_without_our_environment(self):
@@ -91,6 +93,7 @@ class Kubernetes(Case):
         return ["--registration", "kubernetes", "--kube-server", f"https://{CONTROL_PLANE}:6443", "--kube-ca", LAB.server_ca,
                 "--kube-token-file", path]
 
+    @on_both
     def test_the_entry_has_every_field_and_leave_removes_it(self):
         self.vm2.join(*self.flags(), "--network", "", "--locality", "eu/a/rack1", "--label", "version=v1",
                       "--set", "workload.weight=7", "--set", "workload.ports.admin=9901")
@@ -106,16 +109,19 @@ class Kubernetes(Case):
         self.assertEqual(left.returncode, 0, left.stderr)
         self.assertEqual((LAB.entries(), self.vm2.files(), LAB.pids("vm2")), ({}, [], []))
 
+    @on_both
     def test_a_network_is_registered_too(self):
         self.vm2.join(*self.flags(), "--network", "vm-network").until_ready()
         self.assertEqual(LAB.entries()["vm2"]["spec"]["network"], "vm-network")
         self.assertEqual(self.vm2.command("leave").returncode, 0)
 
+    @on_both
     def test_an_entry_is_removed_on_stop_where_that_is_asked_for(self):
         self.vm2.join(*self.flags(), "--set", "registration.removeOnStop=true").until_ready()
         self.assertEqual(self.vm2.stop(), 0)
         self.assertEqual(LAB.entries(), {})
 
+    @on_both
     def test_a_refusal_by_rbac_says_which_role_is_missing_and_undoes_the_join(self):
         refused = self.vm1.try_join(*self.flags(account="client"))
         self.assertEqual(refused.returncode, 7, refused.stderr)

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::kubernetes;
-use crate::agent::{Plan, StartError};
+use crate::agent::{CapturePlan, Plan, StartError};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::fsio;
@@ -17,7 +17,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
 use crate::cli::progress::Progress;
 use crate::cli::run::{make_plan, plan_failure, start_failure};
-use crate::cli::service;
+use crate::cli::service::Service;
 use crate::config::{Kubernetes, Settings};
 use crate::controlplane::{Dialer, read_roots};
 use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
@@ -39,12 +39,12 @@ pub(super) struct Inputs<'a> {
 }
 
 /// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
-/// the control plane.
+/// the control plane. Returns the redirect rules that come, where there are any.
 pub(super) async fn all(
     inputs: &Inputs<'_>,
     files: &Files,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
+    progress: &Progress,
+) -> Result<Option<CapturePlan>, Failure> {
     let Inputs { global, settings, renew_with, foreground } = *inputs;
     let clock = clock::system();
     let is_good = said(token(settings, files, &clock), inputs, progress)?;
@@ -56,9 +56,10 @@ pub(super) async fn all(
         let hint = error.hint();
         Failure::new(Exit::Proxy, error).hint(hint)
     })?;
-    progress.done("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
+    progress.note("envoy", &format!("{} ({version})", plan.envoy.binary.display()));
     // The service that runs already is started anew, and holds the ports meanwhile.
-    let again = !foreground && is_locked(&plan.paths.lock_file()) && service::is_ours(global);
+    let locked = is_locked(&plan.paths.lock_file());
+    let again = !foreground && locked && Service::installed(global).is_some();
     if !again {
         running(&plan)?;
     }
@@ -68,7 +69,8 @@ pub(super) async fn all(
     if !again {
         ports(settings)?;
     }
-    control_plane(&plan, &clock, progress).await
+    control_plane(&plan, &clock, progress).await?;
+    Ok(plan.capture)
 }
 
 /// The token that came with the source or lies in a file, if there is one: it can be judged before
@@ -106,7 +108,7 @@ fn id(settings: &Settings) -> SpiffeId {
 fn said(
     token: Option<Result<Token, TokenError>>,
     inputs: &Inputs<'_>,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<bool, Failure> {
     let Inputs { settings, renew_with, .. } = *inputs;
     match token {
@@ -114,11 +116,11 @@ fn said(
         Some(Ok(token)) => {
             let audience = &settings.credential.audience;
             let id = id(settings);
-            progress.done("token", &format!("for {id}, audience {audience}{}", left(&token)));
+            progress.note("token", &format!("for {id}, audience {audience}{}", left(&token)));
             Ok(true)
         }
         Some(Err(error)) if has_other_sources(settings) => {
-            progress.warn(&format!("{} (another credential is tried)", chain(&error)));
+            progress.warn(&format!("{} (another credential is tried)", chain(&error)), None);
             Ok(false)
         }
         Some(Err(error)) => {
@@ -143,7 +145,7 @@ fn has_other_sources(settings: &Settings) -> bool {
 async fn credential(
     plan: &mut Plan,
     clock: &SharedClock,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<(), Failure> {
     let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(clock)));
     let kube = kube.transpose().map_err(|error| start_failure(StartError::Kube(error)))?;
@@ -151,11 +153,11 @@ async fn credential(
     let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(clock));
     match ladder.token().await {
         Ok(bearer) => {
-            progress.done("credential", &format!("from {}{}", bearer.rung, left(&bearer.token)));
+            progress.note("credential", &format!("from {}{}", bearer.rung, left(&bearer.token)));
         }
         Err(LadderError::None) => {}
         Err(error) if error.retry() == Retry::Soon => {
-            progress.warn(&format!("{} (it is tried again)", chain(&error)));
+            progress.warn(&format!("{} (it is tried again)", chain(&error)), None);
         }
         Err(error) => {
             let hint = error.hint();
@@ -185,8 +187,8 @@ impl Scratch {
         let directory = tempfile::Builder::new().prefix("vm-agent-").tempdir().map_err(failed)?;
         let mut settings = settings.clone();
         let placed = |error: fsio::FileError| Failure::new(Exit::Host, error);
-        if let Some((target, pem)) = &files.root_cert
-            && *target == settings.mesh.root_cert
+        if let Some((target, pem)) = files.new_root_cert()
+            && target == settings.mesh.root_cert
         {
             let path = directory.path().join("root-cert.pem");
             fsio::replace(&path, pem.as_bytes(), fsio::SECRET).map_err(placed)?;
@@ -243,7 +245,7 @@ fn ports(settings: &Settings) -> Result<(), Failure> {
 async fn control_plane(
     plan: &Plan,
     clock: &SharedClock,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<(), Failure> {
     let tokens = Config::without_tokens(plan.credential.id.clone());
     let tokens = Ladder::new(tokens, None, Arc::clone(clock));
@@ -257,10 +259,10 @@ async fn control_plane(
     let istiod = dialer.resolve().await.map_err(failure)?;
     let endpoint = &plan.discovery.endpoint;
     match timeout(DIAL_LIMIT, dialer.dial()).await {
-        Ok(Ok(_)) => progress.done("control plane", &format!("{endpoint} at {istiod}")),
+        Ok(Ok(_)) => progress.note("control plane", &format!("{endpoint} at {istiod}")),
         Ok(Err(error)) if error.retry() != Retry::Soon => return Err(failure(error)),
-        Ok(Err(error)) => progress.warn(&format!("{} (it is tried again)", chain(&error))),
-        Err(_) => progress.warn(&format!("{endpoint} does not answer (it is tried again)")),
+        Ok(Err(error)) => progress.warn(&format!("{} (it is tried again)", chain(&error)), None),
+        Err(_) => progress.warn(&format!("{endpoint} does not answer (it is tried again)"), None),
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(super) async fn check(
     files: &Files,
     renew_with: &str,
     clock: &SharedClock,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<(), Failure> {
     if settings.registration.mode != RegistrationMode::Kubernetes {
         return Ok(());
@@ -85,13 +85,13 @@ fn judge(
     settings: &Settings,
     answer: Result<Vec<&'static str>, KubeError>,
     renew_with: &str,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<(), Failure> {
     let workload = &settings.workload;
     let user = format!("{}/{}", workload.namespace, workload.service_account);
     let error = match answer {
         Ok(missing) if missing.is_empty() => {
-            progress.done("kubernetes", &format!("the API lets {user} write its WorkloadEntries"));
+            progress.note("kubernetes", &format!("the API lets {user} write its WorkloadEntries"));
             return Ok(());
         }
         Ok(missing) => {
@@ -103,7 +103,7 @@ fn judge(
         Err(error) => error,
     };
     if error.retry() == Retry::Soon {
-        progress.warn(&format!("{} (it is tried again)", chain(&error)));
+        progress.warn(&format!("{} (it is tried again)", chain(&error)), None);
         return Ok(());
     }
     let spent = error.code() == Some(401) || matches!(error, KubeError::ExpiredToken { .. });

@@ -18,10 +18,7 @@ use crate::join::{Bundle, Source, read_directory};
 use crate::platform;
 
 /// Reads the source; `None` where flags say it all.
-pub(super) fn read(
-    path: Option<&Path>,
-    progress: &mut Progress,
-) -> Result<Option<Source>, Failure> {
+pub(super) fn read(path: Option<&Path>, progress: &Progress) -> Result<Option<Source>, Failure> {
     let Some(path) = path else { return Ok(None) };
     let source = if path.is_dir() {
         read_directory(path, config::parse_yaml_with_lines)?
@@ -30,9 +27,9 @@ pub(super) fn read(
         bundle(path)?.into_source(&place)
     };
     for warning in &source.warnings {
-        progress.warn(&warning.to_string());
+        progress.warn(&warning.to_string(), None);
     }
-    progress.done("source", &source.place);
+    progress.note("source", &source.place);
     Ok(Some(source))
 }
 
@@ -40,13 +37,7 @@ pub(super) fn read(
 pub(in crate::cli) fn bundle(path: &Path) -> Result<Bundle, Failure> {
     let origin = place(path);
     let text = if path == Path::new("-") {
-        let mut text = Zeroizing::new(String::new());
-        let limit = Bundle::MAX_BYTES.saturating_add(1);
-        let read = std::io::stdin().lock().take(limit).read_to_string(&mut text);
-        read.map_err(|error| {
-            Failure::new(Exit::Other, anyhow::Error::new(error).context("cannot read a bundle"))
-        })?;
-        text
+        standard_input(&origin)?
     } else {
         Zeroizing::new(fsio::read_text(path, Bundle::MAX_BYTES).map_err(|error| {
             let what =
@@ -58,6 +49,22 @@ pub(in crate::cli) fn bundle(path: &Path) -> Result<Bundle, Failure> {
         })?)
     };
     Ok(Bundle::parse(&text, &origin, config::parse_yaml_with_lines)?)
+}
+
+fn standard_input(origin: &str) -> Result<Zeroizing<String>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let limit = Bundle::MAX_BYTES.saturating_add(1);
+    let read = std::io::stdin().lock().take(limit).read_to_end(&mut bytes);
+    read.map_err(|error| {
+        Failure::new(Exit::Other, anyhow::Error::new(error).context("cannot read a bundle"))
+    })?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let what = format!("byte {} is not UTF-8 text", error.valid_up_to());
+            Err(Problems(vec![Problem::new(origin, "", what)]).into())
+        }
+    }
 }
 
 fn place(path: &Path) -> String {

@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::config::Paths;
 
 /// A command line worth knowing.
-pub(super) struct Example {
+pub(in crate::cli) struct Example {
     /// The page that shows it.
-    pub(super) page: &'static str,
+    pub(in crate::cli) page: &'static str,
     /// What it is good for.
-    pub(super) does: &'static str,
+    pub(in crate::cli) does: &'static str,
     /// The line.
-    pub(super) line: &'static str,
+    pub(in crate::cli) line: &'static str,
 }
 
 const fn example(page: &'static str, does: &'static str, line: &'static str) -> Example {
@@ -36,16 +36,39 @@ pub(super) const DESCRIPTIONS: &[(&str, &str)] = &[
          service is enabled and started, and watched until the machine is ready.",
     ),
     (
+        "vm-agent-join",
+        "Ctrl-C before the machine is ready undoes the join as a failure does. A machine that \
+         takes longer than --timeout is left to the service, which goes on trying.",
+    ),
+    (
         "vm-agent-run",
         "It needs the configuration that `vm-agent join` wrote. SIGHUP has it read that again; \
          SIGTERM and SIGINT stop it after the proxy is drained.",
     ),
     ("vm-agent-status", "What is wrong stands below the table, each with what to do."),
     (
+        "vm-agent-status",
+        "With --watch the table is drawn anew on a terminal whenever something changes. \
+         Elsewhere each change is a line, or with --json a whole snapshot on one line. An agent \
+         that is away is said, and waited for.",
+    ),
+    (
+        "vm-agent-cert-rotate",
+        "The old certificate serves until the new one is here, and goes on when there is none. \
+         Certificates that come from files or a SPIFFE Workload API are renewed there.",
+    ),
+    (
+        "vm-agent-cert-export",
+        "What is written are copies, under the names that Istio's agent uses: key.pem, \
+         cert-chain.pem and root-cert.pem. They come from the copy on disk, so that no agent has \
+         to run. Nothing is written into a directory that belongs to somebody else or that others \
+         can write.",
+    ),
+    (
         "vm-agent-leave",
         "The proxy is drained, the WorkloadEntry removed, the service stopped and disabled, the \
          redirect rules taken away, and keys, tokens and configuration are wiped. The package \
-         stays.",
+         stays, and so does what others have put into /etc/vm-agent.",
     ),
     (
         "vm-agent-doctor",
@@ -108,7 +131,7 @@ pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// In the order in which a page shows them.
-pub(super) const EXAMPLES: &[Example] = &[
+pub(in crate::cli) const EXAMPLES: &[Example] = &[
     example(
         "vm-agent",
         "A machine joins with a bundle of the cluster's operator, and is looked at:",
@@ -130,8 +153,19 @@ pub(super) const EXAMPLES: &[Example] = &[
         "Without a service manager, as in a container or for a try:",
         "vm-agent join ./client --root /tmp/vm1 --foreground --capture none",
     ),
+    example(
+        "vm-agent-join",
+        "What would be changed, without changing it:",
+        "vm-agent join details.yaml --dry-run",
+    ),
+    example(
+        "vm-agent-join",
+        "For a program that shows the phases:",
+        "vm-agent join details.yaml --json",
+    ),
     example("vm-agent-run", "By hand, to see the log:", "vm-agent run -v"),
     example("vm-agent-status", "For a program:", "vm-agent status --json | jq .phase"),
+    example("vm-agent-status", "As it changes:", "vm-agent status --watch"),
     example(
         "vm-agent-wait",
         "Before a program that needs the mesh:",
@@ -142,6 +176,7 @@ pub(super) const EXAMPLES: &[Example] = &[
         "After an edit of the configuration:",
         "vm-agent config check && vm-agent reload",
     ),
+    example("vm-agent-leave", "What would be undone:", "vm-agent leave --dry-run"),
     example("vm-agent-leave", "When the cluster is gone:", "vm-agent leave --force"),
     example("vm-agent-doctor", "When something is wrong:", "vm-agent doctor"),
     example(
@@ -180,6 +215,16 @@ pub(super) const EXAMPLES: &[Example] = &[
         "vm-agent capture remove",
     ),
     example("vm-agent-cert-show", "For a program:", "vm-agent cert show --json"),
+    example(
+        "vm-agent-cert-rotate",
+        "After somebody may have seen the key:",
+        "vm-agent cert rotate",
+    ),
+    example(
+        "vm-agent-cert-export",
+        "For a program that reads files:",
+        "vm-agent cert export /etc/my-service/mesh",
+    ),
     example(
         "vm-agent-config-check",
         "Before a reload, with one value tried:",

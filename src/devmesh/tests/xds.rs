@@ -261,3 +261,71 @@ async fn faults_of_the_streams_break_or_silence_them() {
     let refused = client.delta_aggregated_resources(request).await.unwrap_err();
     assert_eq!(refused.message(), "away");
 }
+
+#[tokio::test]
+async fn a_machine_that_made_its_entry_itself_is_told_of_there_and_the_entry_stays() {
+    let mesh = mesh().await;
+    let made = json!({"spec": {"address": "10.0.0.7", "serviceAccount": "client"}});
+    mesh.objects().put(Resource::WorkloadEntries, "vms", "vm1", made);
+    let others = json!({"spec": {"address": "10.0.0.8", "serviceAccount": "bank"}});
+    mesh.objects().put(Resource::WorkloadEntries, "vms", "vm2", others);
+    let refused = Delta::refusal(&mesh, Some(node(&[("WORKLOAD_ENTRY", "vm2")]))).await;
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let own = node(&[("WORKLOAD_ENTRY", "vm1")]);
+    let mut stream = Delta::open(&mesh, ask(LISTENERS, Some(own))).await;
+    stream.next().await;
+    stream.say(health(None)).await;
+    mesh.seen().wait_for(|seen| !seen.health.is_empty()).await.unwrap();
+    let status = |mesh: &Mesh| mesh.entry("vms/vm1").unwrap()["status"]["conditions"][0].clone();
+    assert_eq!(status(&mesh)["status"], "True");
+    drop(stream);
+    mesh.seen().wait_for(|seen| seen.streams_ended == 2).await.unwrap();
+    assert_eq!(mesh.sweep(Duration::ZERO), 0);
+    assert_eq!(status(&mesh)["message"], "the machine has disconnected");
+}
+
+#[tokio::test]
+async fn only_what_changes_is_sent_and_what_is_no_more_is_named() {
+    let mesh = mesh().await;
+    let service = |host: &str| {
+        json!({"spec": {
+            "hosts": [host], "resolution": "STATIC",
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+        }})
+    };
+    let services = Resource::ServiceEntries;
+    mesh.objects().put(services, "vms", "a", service("a.internal"));
+    let mut first = ask(CLUSTERS, Some(node(&[])));
+    first.initial_resource_versions.insert("outbound|80||gone.internal".to_owned(), String::new());
+    let mut stream = Delta::open(&mesh, first).await;
+    let all = stream.next().await;
+    assert_eq!(all.removed_resources, ["outbound|80||gone.internal"]);
+    assert_eq!(all.resources.len(), 4);
+    stream.say(answer(&all, None)).await;
+    mesh.objects().put(services, "vms", "b", service("b.internal"));
+    let more = stream.next().await;
+    let names: Vec<_> = more.resources.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, more.removed_resources.len()), (vec!["outbound|80||b.internal"], 0));
+    mesh.objects().delete(services, "vms", "a");
+    let less = stream.next().await;
+    assert_eq!(
+        (less.resources.len(), less.removed_resources),
+        (0, vec!["outbound|80||a.internal".to_owned()])
+    );
+    // What an annotation changes is nobody's concern: the refusal of `c` comes next.
+    mesh.objects().put(services, "vms", "b", {
+        let mut same = service("b.internal");
+        same["metadata"] = json!({"annotations": {"note": "x"}});
+        same
+    });
+    mesh.objects().put(services, "vms", "c", service("c.internal"));
+    let next = stream.next().await;
+    assert_eq!(next.resources[0].name, "outbound|80||c.internal");
+    stream.say(answer(&next, Some("no such cluster"))).await;
+    mesh.seen().wait_for(|seen| seen.nacks == 1).await.unwrap();
+    let picture = mesh.picture();
+    let configuration = &picture.machines[0].stream.as_ref().unwrap().configuration["clusters"];
+    assert_eq!(configuration.refused.as_deref(), Some("no such cluster"));
+    assert_ne!(configuration.taken.as_ref(), Some(&configuration.sent));
+    assert_eq!(picture.denials.last().unwrap().why, "no such cluster");
+}
