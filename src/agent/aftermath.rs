@@ -1,9 +1,11 @@
 //! What is done when an agent has ended, by another process of the same service: what it could not
 //! do itself, and no more than that.
 
+use std::path::Path;
+
 use super::doors;
 use crate::base::trouble::chain;
-use crate::capture::{ApplyError, Capture, FailPolicy};
+use crate::capture::{ApplyError, Capture, FailPolicy, Removed};
 use crate::config::Paths;
 use crate::envoy;
 use crate::systemd::Job;
@@ -42,7 +44,7 @@ pub async fn tidy_up(
         tracing::warn!("The redirect rules stay (capture.failPolicy is closed).");
         return Ok(());
     }
-    match capture.remove().await {
+    match remove(&capture, paths).await {
         Ok(removed) => {
             tracing::warn!(?removed, "Redirect rules without a proxy are taken away.");
             Ok(())
@@ -54,10 +56,17 @@ pub async fn tidy_up(
     }
 }
 
+/// The machine's own agent is the only one here. In a container its sandbox sees another number of
+/// the boot than we do, so that its journal seems to be of another boot: then the name has to do.
+async fn remove(capture: &Capture, paths: &Paths) -> Result<Removed, ApplyError> {
+    match capture.remove().await? {
+        Removed::Nothing if paths.root() == Path::new("/") => capture.remove_by_name().await,
+        removed => Ok(removed),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     /// A root with a journal of rules (of an earlier boot, so that no tool is run) and a note that
