@@ -7,7 +7,7 @@ ARGS ?=
 DEBUG = ENVOY=$(or $(ENVOY),$(PEERS)/bin/envoy) VM_AGENT=$(CURDIR)/target/debug/vm-agent DEVMESH=$(CURDIR)/target/debug/vm-agent-devmesh
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio bench bench-names fuzz gen build debug envoy package peers root
+.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm bench bench-names fuzz gen build debug envoy package peers root
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,8 +18,8 @@ demo: envoy debug ## Three VMs in a mesh in one minute, then you play (ARGS=--on
 demo-istio: root peers build ## The same with the real istiod and Kubernetes API; it cleans up (minutes the first time; root)
 	@python3 tests/istio/demo.py $(ARGS)
 
-test: check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio ## Run all tiers; peers are fetched and built as needed (root)
-	@echo "== all tiers passed: check, unit, hermetic, kubectl, real Envoy, demonstrations, pages, development mesh, real control plane"
+test: check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm ## Run all tiers; peers are fetched and built as needed (root)
+	@echo "== all tiers passed: check, unit, hermetic, kubectl, real Envoy, demonstrations, pages, development mesh, real control plane, booted VMs"
 
 check: ## Formatting and lints
 	@echo "== tier: check"
@@ -65,6 +65,11 @@ test-mesh: root peers build ## The tests that hold on istiod and on the developm
 test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
 	@echo "== tier: real control plane"
 	python3 tests/istio/suite.py $(ARGS)
+
+test-vm: root peers package ## The package on machines that boot: systemd, cloud-init, upgrades, power loss (root)
+	@echo "== tier: booted VMs"
+	@tests/vm/root.sh
+	python3 tests/vm/suite.py $(ARGS)
 
 bench: root peers build ## The agent beside the real pilot-agent: memory, time to certificate, time to ready (root)
 	python3 benches/compare.py $(ARGS)

@@ -192,7 +192,13 @@ async fn entry(case: &Case<'_>, client: &Client, workload: Option<&Workload>) ->
         }
     };
     let machine = known_machine(&case.patient.paths).ok().flatten();
-    judge(&Sight::of(&found, machine.as_ref()), workload, &what, status.is_some())
+    let mut sight = Sight::of(&found, machine.as_ref());
+    // A proxy that is not ready is a matter of its own, of which the verdict is the consequence.
+    let proxy = status.and_then(|status| status.pointer("/proxy/phase"));
+    if proxy.and_then(serde_json::Value::as_str) != Some("ready") {
+        sight.health = None;
+    }
+    judge(&sight, workload, &what, status.is_some())
 }
 
 fn judge(sight: &Sight, workload: &Workload, what: &str, runs: bool) -> Finding {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::finding::{Blame, Finding, Id};
@@ -38,8 +39,18 @@ async fn capture(case: &Case<'_>, plan: Result<Option<CapturePlan>, PlanError>) 
             return Finding::failed(id, chain(&error)).mend(mend).blame(Blame::Configuration);
         }
     };
-    let runs = case.patient.daemon.status().is_some();
+    let status = case.patient.daemon.status();
+    let runs = status.is_some();
+    let said = status.and_then(|status| status.pointer("/capture/phase")).and_then(Value::as_str);
     match timeout(LIMIT, look(&plan)).await {
+        Ok(Ok((Found::Absent, _))) if said == Some("active") => Finding::failed(
+            id,
+            "the redirect rules are not in place any more",
+        )
+        .mend(
+            "put them in order: `vm-agent capture apply`; `nft monitor` shows who takes them away"
+                .to_owned(),
+        ),
         Ok(Ok(finding)) => judge(finding, runs),
         Ok(Err(error)) => Finding::failed(id, chain(&error)).mend(error.hint()),
         Err(_) => {

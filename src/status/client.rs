@@ -102,7 +102,16 @@ fn talk(stream: &mut UnixStream, request: &str) -> io::Result<Vec<u8>> {
 }
 
 fn broken(socket: &Path) -> impl FnOnce(io::Error) -> AskError {
-    move |source| AskError::Broken { socket: socket.to_owned(), source }
+    move |source| {
+        // What the kernel says when the limit of a blocking socket is over (socket(7)).
+        let source = match source.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::other(format!("it does not answer within {ANSWER_LIMIT:?}"))
+            }
+            _ => source,
+        };
+        AskError::Broken { socket: socket.to_owned(), source }
+    }
 }
 
 /// The daemon answers from memory; a longer silence means that it hangs.

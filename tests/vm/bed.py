@@ -33,10 +33,14 @@ ADDRESSES = iter([f"10.99.0.{number}" for number in range(11, 250)])
 LEGACY = """
 [Unit]
 Description=A legacy program, which knows nothing of meshes
+# What starts before is stopped after: nobody calls it any more then.
+Before=vm-agent.service
+# The machine has its name then.
+After=cloud-init.service
 [Service]
 DynamicUser=yes
 StateDirectory=legacy
-ExecStart=/usr/bin/python3 /opt/legacy/app.py %H /var/lib/legacy
+ExecStart=/bin/sh -c 'exec python3 /opt/legacy/app.py "$(uname -n)" /var/lib/legacy'
 [Install]
 WantedBy=multi-user.target
 """
@@ -147,12 +151,17 @@ def curl(machine, *args, user="nobody"):
 
 
 def destroy(name):
-    MACHINES.pop(name).destroy()
+    """A machine that is gone for good, and what an operator then takes away."""
+    machine = MACHINES.pop(name)
+    machine.destroy()
+    for entry, found in LAB.entries().items():
+        if found["spec"]["address"] == machine.ip:
+            LAB.kubectl("-n", "vms", "delete", "workloadentry", entry)
 
 
 def down():
-    for name in list(MACHINES):
-        destroy(name)
+    while MACHINES:
+        MACHINES.popitem()[1].destroy()
 
 
 # Runs before the lab goes down, whose network the machines are on.

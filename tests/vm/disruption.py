@@ -4,6 +4,7 @@ Wherever Envoy itself is not killed nothing may be lost, and Envoy has to be the
 loses is printed, beside what is lost of it at all.
 """
 
+import collections
 import contextlib
 import json
 import subprocess
@@ -44,7 +45,7 @@ class Load:
 
 
 class Disruption(Case):
-    ROWS = [("what happened to web2", "took", "direction", "callers", "sent", "lost", "slow", "slowest", "Envoy")]
+    ROWS = [("what happened to web2", "took", "direction", "callers", "sent", "lost", "slow", "slowest", "Envoy", "lost as")]
 
     @classmethod
     def setUpClass(cls):
@@ -82,15 +83,14 @@ class Disruption(Case):
             for kind, seen in load.end().items():
                 losses[load.name, kind] = seen["lost"]
                 self.ROWS.append((what, f"{took:.1f} s", load.name, kind, seen["sent"], len(seen["lost"]), seen["slow"],
-                                  f"{seen['slowest']:.2f} s", "the same" if proxy(self.web2) == before else "another"))
+                                  f"{seen['slowest']:.2f} s", "the same" if proxy(self.web2) == before else "another", in_words(seen["lost"])))
 
     def unharmed(self, what, act):
         """It happens under load: nothing is lost, and Envoy is the same process."""
         before = proxy(self.web2)
         with self.load(what) as losses:
             act()
-        told = [f"{' '.join(where)}: {len(lost)} lost, at {lost[0][0]} to {lost[-1][0]} s, such as {lost[0][1]}, {lost[-1][1]}" for where, lost in losses.items() if lost]
-        self.assertEqual(told, [])
+        self.assertEqual([f"{' '.join(where)}: {len(lost)} lost, {in_words(lost)}" for where, lost in losses.items() if lost], [])
         self.assertEqual(proxy(self.web2), before, "Envoy is another process")
 
     def another_agent(self, act):
@@ -161,6 +161,14 @@ class Disruption(Case):
                 (self.web2.root / "opt/legacy/clock").write_text("+20h\n")
             until("the certificate was renewed", lambda: until_ready(self.web2)["identity"]["serial"] != before, limit=60)
         self.unharmed("suspended for 8 s, and the clock is 20 h ahead", suspended)
+
+
+def in_words(lost):
+    """How requests were lost, and when after the load had begun."""
+    if not lost:
+        return ""
+    ways = collections.Counter(why for _, why in lost)
+    return f"{', '.join(f'{why} ({count})' for why, count in ways.most_common(3))}, at {lost[0][0]} to {lost[-1][0]} s"
 
 
 def endpoints(machine):

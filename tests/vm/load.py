@@ -5,6 +5,7 @@ connection for each request, as short-lived programs do; `kept` asks again and a
 """
 
 import asyncio
+import concurrent.futures
 import json
 import sys
 import time
@@ -72,6 +73,8 @@ async def main():
     tallies, kept = {"new": Tally(), "kept": Tally()}, [Kept() for _ in range(KEPT)]
     running, number = set(), 0
     loop = asyncio.get_running_loop()
+    # Names are looked up in threads: one that waits must not hold up others.
+    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(2 * PACE * int(LIMIT)))
     ended = loop.run_in_executor(None, sys.stdin.read)
     while not ended.done():
         requests = {"new": over_new_connection(), "kept": kept[number % KEPT].request()}

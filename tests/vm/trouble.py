@@ -10,10 +10,10 @@ import json
 import os
 import shlex
 import signal
+import sys
 
-import bed
 from bed import LAB, joined, status, until, until_ready
-from case import Case, table
+from case import Case
 
 CONFIG, STATE, ENVOY = "/etc/vm-agent/config.yaml", "/var/lib/vm-agent", "/usr/local/bin/envoy"
 
@@ -71,6 +71,16 @@ def kept(kind, name):
     found["metadata"] = {key: found["metadata"][key] for key in ("name", "namespace", "labels", "annotations") if key in found["metadata"]}
     found.pop("status", None)
     return found
+
+
+def signalled(vm, name):
+    """A signal for Envoy."""
+    vm.exec("kill", f"-{name}", vm.exec("pgrep", "-x", "envoy").stdout.split()[0])
+
+
+def until_said(vm, words):
+    """Until the agent has noticed."""
+    until(f"the agent says that {words}", lambda: words in json.dumps(status(vm)), limit=60, pause=0.2)
 
 
 def istiod(number):
@@ -168,7 +178,7 @@ CLUSTER = [
 ]
 #: The service of a machine that has joined is not as it should be.
 UNIT = [
-    Fault("the service is disabled", "unit", "disabled", "systemctl --quiet disable vm-agent", "systemctl --quiet enable vm-agent"),
+    Fault("the service is disabled", "unit", "not enabled", "systemctl --quiet disable vm-agent", "systemctl --quiet enable vm-agent"),
     Fault("the service is masked", "unit", "masked", "systemctl --quiet mask --runtime vm-agent", "systemctl --quiet unmask --runtime vm-agent"),
     Fault("the package is gone", "unit", "", "mv /lib/systemd/system/vm-agent.service /root/; systemctl daemon-reload",
           "mv /root/vm-agent.service /lib/systemd/system/; systemctl daemon-reload"),
@@ -179,14 +189,15 @@ UNIT = [
 #: The machine is in the mesh, and its agent runs.
 RUNNING = [
     Fault("the configuration got broken meanwhile", "configuration", "no valid YAML", f"printf 'workload: {{namespace: x\n' > {CONFIG}"),
-    Fault("the agent is frozen", "daemon", "does not answer", "systemctl kill --kill-whom=main --signal=STOP vm-agent", "systemctl kill --kill-whom=main --signal=CONT vm-agent"),
-    Fault("somebody flushes the firewall all the time", "capture", "changed or removed",
-          "systemd-run --quiet --unit=flusher sh -c 'while :; do nft flush ruleset; done'; sleep 1", "systemctl stop flusher"),
-    Fault("another firewall takes the connections first", "capture", "",
-          "nft 'table inet other { chain out { type nat hook output priority -200; meta skgid != 1337 tcp dport != 53 oifname \"eth0\" redirect to :9; }; }'", "nft delete table inet other"),
-    Fault("a firewall swallows the agent's DNS", "names", "", "nft 'table inet firewall { chain in { type filter hook input priority 0; udp dport 15053 drop; }; }'", "nft delete table inet firewall"),
-    Fault("Envoy is frozen", "proxy-process", "", f"kill -STOP $(cat /run/vm-agent/envoy.pid | grep -o '[0-9]*' | head -n 1)", f"kill -CONT $(cat /run/vm-agent/envoy.pid | grep -o '[0-9]*' | head -n 1)"),
-    Fault("somebody removed the run directory", "daemon", "", "cp -a /run/vm-agent /run/kept; rm -r /run/vm-agent", "mv /run/kept /run/vm-agent"),
+    Fault("the agent is frozen", "daemon", "does not answer", "systemctl service-watchdogs no; systemctl kill --kill-whom=main --signal=STOP vm-agent",
+          "systemctl kill --kill-whom=main --signal=CONT vm-agent; systemctl service-watchdogs yes"),
+    Fault("Envoy is frozen", "proxy-process", "does not answer", lambda vm: (signalled(vm, "STOP"), until_said(vm, "the proxy's admin interface does not answer")),
+          lambda vm: signalled(vm, "CONT")),
+    Fault("somebody flushes the firewall all the time", "capture", "",
+          lambda vm: (vm.exec("systemd-run", "--quiet", "--unit=flusher", "sh", "-c", "while :; do nft flush ruleset; done"), until_said(vm, "the rules were taken back")),
+          "systemctl stop flusher"),
+    Fault("a firewall swallows the agent's DNS", "names", "does not answer",
+          "nft 'table inet firewall { chain in { type filter hook input priority 0; udp dport 15053 drop; }; }'", "nft delete table inet firewall"),
 ]
 KEPT = {}
 
@@ -221,5 +232,16 @@ class Doctor(Case):
         first = report["first"]
         finding = next((one for one in report["findings"] if one["id"] == first), {})
         told = f"{first}: {finding.get('cause')} (mend: {finding.get('mend')})"
-        print(f"  {fault.name:<45} {told[:250]}", flush=True)
-        return "" if first == fault.first and fault.words in told else told
+        print(f"  {fault.name:<46}{told.splitlines()[0][:140]}", file=sys.stderr, flush=True)
+        return "" if first == fault.first and fault.words in told and finding.get("mend") else f"{fault.name}: {told}"
+
+    def test_forty_faults_are_named_first(self):
+        self.assertGreaterEqual(len(STOPPED + CLUSTER + UNIT + RUNNING), 40)
+        print(file=sys.stderr)
+        wrong = [self.examine(fault) for fault in STOPPED + CLUSTER + UNIT]
+        self.vm.exec("systemctl", "start", "vm-agent")
+        for fault in RUNNING:
+            until_ready(self.vm)
+            wrong.append(self.examine(fault))
+        until_ready(self.vm)
+        self.assertEqual([told for told in wrong if told], [])
