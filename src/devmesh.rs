@@ -266,8 +266,8 @@ impl State {
 
     /// An error when an object does not exist, in a mesh that has namespaces at all.
     fn known(&self, resource: Resource, namespace: &str, name: &str) -> Result<(), Refusal> {
-        let exists = self.objects.get(resource, namespace, name).is_some()
-            || self.objects.list(Resource::Namespaces, None).is_empty();
+        let exists = self.objects.has_no(Resource::Namespaces)
+            || self.objects.get(resource, namespace, name).is_some();
         if exists { Ok(()) } else { Err(Refusal::not_found(resource, name)) }
     }
 

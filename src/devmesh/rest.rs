@@ -260,7 +260,7 @@ impl Call<'_> {
         let objects = &self.state.objects;
         let exists = namespace.is_empty()
             || objects.get(Resource::Namespaces, "", namespace).is_some()
-            || objects.list(Resource::Namespaces, None).is_empty();
+            || objects.has_no(Resource::Namespaces);
         if exists { Ok(()) } else { Err(Refusal::not_found(Resource::Namespaces, namespace)) }
     }
 

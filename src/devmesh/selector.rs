@@ -2,10 +2,13 @@
 
 use serde_json::Value;
 
+use super::catalog::text;
+
 /// What an object must be to be chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selector {
     labels: Vec<Need>,
+    /// Where in the object, as a JSON pointer, and what.
     fields: Vec<(String, String)>,
 }
 
@@ -22,7 +25,8 @@ impl Selector {
     pub(super) fn new(labels: &str, fields: &str) -> Self {
         let field = |text: &str| {
             let (path, value) = text.split_once('=')?;
-            Some((path.to_owned(), value.trim_start_matches('=').to_owned()))
+            let pointer = format!("/{}", path.replace('.', "/"));
+            Some((pointer, value.trim_start_matches('=').to_owned()))
         };
         Self {
             labels: parts(labels).iter().map(|part| Need::read(part)).collect(),
@@ -33,11 +37,7 @@ impl Selector {
     pub(super) fn has(&self, object: &Value) -> bool {
         let labels = object.pointer("/metadata/labels");
         let label = |key: &str| labels.and_then(|labels| labels.get(key)?.as_str());
-        let field = |path: &str| {
-            let pointer = format!("/{}", path.replace('.', "/"));
-            object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        self.fields.iter().all(|(path, value)| field(path) == *value)
+        self.fields.iter().all(|(pointer, value)| text(object, pointer) == value)
             && self.labels.iter().all(|need| match need {
                 Need::Has(key) => label(key).is_some(),
                 Need::HasNot(key) => label(key).is_none(),

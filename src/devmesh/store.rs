@@ -137,10 +137,19 @@ impl Objects {
     #[must_use]
     pub fn list(&self, resource: Resource, namespace: Option<&str>) -> Vec<Value> {
         let kept = lock(&self.kept);
-        let fits = |key: &Key| {
+        let start = Key::new(resource, namespace.unwrap_or_default(), "");
+        let is_here = |key: &Key| {
             key.resource == resource && namespace.is_none_or(|wanted| key.namespace == wanted)
         };
-        kept.objects.iter().filter(|(key, _)| fits(key)).map(|(_, object)| object.clone()).collect()
+        let here = kept.objects.range(start..).take_while(|(key, _)| is_here(key));
+        here.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// True when there is no object of a kind.
+    pub(super) fn has_no(&self, resource: Resource) -> bool {
+        let start = Key::new(resource, "", "");
+        let kept = lock(&self.kept);
+        kept.objects.range(start..).next().is_none_or(|(key, _)| key.resource != resource)
     }
 
     /// Writes an object as somebody else would (field manager `kubectl`, an update): its metadata's
@@ -197,9 +206,14 @@ impl Objects {
         self.changed.subscribe()
     }
 
-    /// The changes after a revision; `None` when some of them are gone.
-    pub(super) fn changes_after(&self, revision: u64) -> Option<Vec<Change>> {
-        lock(&self.kept).changes.after(revision)
+    /// Those of the changes after a revision that are wanted, and the newest revision; `None` when
+    /// some of them are gone.
+    pub(super) fn changes_after(
+        &self,
+        revision: u64,
+        is_wanted: impl Fn(&Change) -> bool,
+    ) -> Option<(u64, Vec<Change>)> {
+        lock(&self.kept).changes.after(revision, is_wanted)
     }
 
     /// Forgets the changes so far: who watches from an older revision has to read again.

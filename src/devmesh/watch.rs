@@ -77,10 +77,21 @@ impl Changes {
         self.kept.clear();
     }
 
-    /// The changes after a revision; `None` when some of them are gone.
-    pub(super) fn after(&self, revision: u64) -> Option<Vec<Change>> {
-        let newer = self.kept.iter().filter(|change| change.revision > revision);
-        (revision >= self.forgotten).then(|| newer.cloned().collect())
+    /// Those of the changes after a revision that are wanted, and the newest revision of all of
+    /// them; `None` when some of them are gone.
+    pub(super) fn after(
+        &self,
+        revision: u64,
+        is_wanted: impl Fn(&Change) -> bool,
+    ) -> Option<(u64, Vec<Change>)> {
+        if revision < self.forgotten {
+            return None;
+        }
+        // Thousands of watchers look after each change, and most have nearly all behind them.
+        let start = self.kept.partition_point(|change| change.revision <= revision);
+        let newest = self.kept.back().map_or(revision, |change| change.revision.max(revision));
+        let wanted = self.kept.range(start..).filter(|change| is_wanted(change)).cloned();
+        Some((newest, wanted.collect()))
     }
 }
 
@@ -178,7 +189,7 @@ pub(super) fn follow(
             (revision, lines)
         }
     };
-    if objects.changes_after(start).is_none() {
+    if objects.changes_after(start, |_| false).is_none() {
         return Err(Refusal::expired(start));
     }
     let limit = number("timeoutSeconds").map_or(of.longest_watch, Duration::from_secs);
@@ -211,25 +222,25 @@ impl Watcher {
                 return None;
             }
             self.changed.borrow_and_update();
-            let Some(changes) = self.objects.changes_after(self.revision) else {
+            let fits = |change: &Change| {
+                change.key.resource == self.scope.resource && self.scope.has(&change.object)
+            };
+            let found = self.objects.changes_after(self.revision, fits);
+            let Some((newest, changes)) = found else {
                 self.over = true;
                 let body = Refusal::expired(self.revision).into_status();
                 return Some(line("ERROR", &body));
             };
-            let fits = |change: &&Change| {
-                change.key.resource == self.scope.resource && self.scope.has(&change.object)
-            };
             let lines: String = changes
                 .iter()
-                .filter(fits)
                 .map(|change| self.scope.line(change.kind, &change.object, &self.clock))
                 .collect();
-            let newest = changes.last().map(|change| change.revision);
-            self.revision = newest.unwrap_or(self.revision);
+            let moved = newest > self.revision;
+            self.revision = newest;
             if !lines.is_empty() {
                 return Some(lines);
             }
-            if newest.is_some() && self.bookmarks {
+            if moved && self.bookmarks {
                 return Some(self.scope.bookmark(self.revision, json!({})));
             }
             tokio::select! {

@@ -43,9 +43,12 @@ async fn a_watch_from_before_a_restart_has_to_read_again() {
     let old = mesh.objects().revision();
     mesh.objects().put(Resource::WorkloadEntries, "vms", "vm1", json!({"spec": {"weight": 2}}));
     let mesh = restarted(mesh, &state).await;
-    assert!(mesh.objects().changes_after(old).is_none());
+    assert!(mesh.objects().changes_after(old, |_| true).is_none());
     let now = mesh.objects().revision();
-    assert_eq!(mesh.objects().changes_after(now).map(|changes| changes.len()), Some(0));
+    assert_eq!(
+        mesh.objects().changes_after(now, |_| true).map(|(_, changes)| changes.len()),
+        Some(0)
+    );
 }
 
 #[tokio::test]
