@@ -7,6 +7,7 @@ pub mod clock;
 pub mod fsio;
 pub mod net;
 pub mod page;
+pub mod passing;
 pub mod problem;
 pub mod tasks;
 pub mod trouble;

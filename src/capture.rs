@@ -21,6 +21,7 @@ mod ports;
 mod probe;
 mod rule;
 mod rules;
+mod sockets;
 mod tool;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub use ports::{Ports, parse_ports};
 pub use probe::ProbeError;
 pub use rule::{Action, Chain, Family, Match, Rule};
 pub use rules::rules;
+pub use sockets::SocketOrder;
 pub use tool::ToolError;
 
 use serde::Serialize;

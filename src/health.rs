@@ -48,8 +48,6 @@ pub struct Config {
     pub failure_threshold: u32,
     /// The machine's address: where probes go that name no host.
     pub target: IpAddr,
-    /// Whom a command runs as; as we do without it.
-    pub exec_user: Option<(u32, u32)>,
 }
 
 /// A check of the application.
@@ -166,7 +164,7 @@ async fn check(config: &Config) -> Result<(), String> {
     let way = Way { target: config.target };
     let checked = async {
         match &config.probe {
-            Probe::Exec { command } => exec::check(command, config.exec_user).await,
+            Probe::Exec { command } => exec::check(command).await,
             Probe::Grpc { host, port, service } => {
                 grpc::check(way, host.as_deref(), *port, service).await
             }

@@ -246,6 +246,9 @@ pub fn join_proxy_group(settings: &Settings) -> Result<(), StartError> {
     }
     let Ok(Some(user)) = resolve_user(settings.proxy.user.as_deref()) else { return Ok(()) };
     let gid = nix::unistd::Gid::from_raw(user.gid);
+    if nix::unistd::getegid() == gid {
+        return Ok(());
+    }
     nix::unistd::setegid(gid).map_err(|error| StartError::Group(error.into()))
 }
 

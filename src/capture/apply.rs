@@ -8,6 +8,7 @@ use super::journal::{Journal, Undo, boot};
 use super::plan::{Plan, Step, find_iptables, ip, list_chains, save, version};
 use super::probe::{self, ProbeError};
 use super::rule::Family;
+use super::sockets::Sockets;
 use super::tool::{self, ToolError};
 use super::{Backend, Config, MARK, ROUTE_TABLE, diagnose, iptables, nft, rules};
 use crate::base::fsio::{self, FileError};
@@ -16,6 +17,7 @@ use crate::base::fsio::{self, FileError};
 #[derive(Clone, Debug)]
 pub struct Capture {
     journal: PathBuf,
+    sockets: Sockets,
 }
 
 /// What was applied.
@@ -121,7 +123,13 @@ impl Capture {
     /// The capture whose journal lies there.
     #[must_use]
     pub fn new(journal: PathBuf) -> Self {
-        Self { journal }
+        Self { journal, sockets: Sockets::default() }
+    }
+
+    /// The same, where the launcher behind this Unix socket makes what the rules are tried with.
+    #[must_use]
+    pub fn with_launcher(self, socket: Option<PathBuf>) -> Self {
+        Self { sockets: socket.map_or(Sockets::Own, Sockets::Launcher), ..self }
     }
 
     /// Whether anything was ever done and not undone, in this boot or an earlier one.
@@ -179,7 +187,7 @@ impl Capture {
                 return Err(diagnose::explain(error, &step.input, nftables).await);
             }
         }
-        Ok(probe::probe(config).await?)
+        Ok(probe::probe(config, &self.sockets).await?)
     }
 
     /// Undoes what was done, whatever the configuration is now, and forgets the journal. Rules of
@@ -211,7 +219,7 @@ impl Capture {
     /// # Errors
     /// When connections do not follow the rules.
     pub async fn probe(&self, config: &Config) -> Result<String, ApplyError> {
-        Ok(probe::probe(config).await?)
+        Ok(probe::probe(config, &self.sockets).await?)
     }
 
     /// Whether the rules are as they were applied.

@@ -4,10 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::rules::PASSTHROUGH;
+use super::sockets::Sockets;
 use super::{Config, Groups, Interception, Owner, Ports, Ranges};
 
 /// The rules are in place and connections do not follow them.
@@ -48,13 +48,13 @@ impl ProbeError {
 }
 
 /// Tries inbound and outbound rules, and says what was seen.
-pub(super) async fn probe(config: &Config) -> Result<String, ProbeError> {
+pub(super) async fn probe(config: &Config, sockets: &Sockets) -> Result<String, ProbeError> {
     let [four, six] = PASSTHROUGH;
-    let mut tried = redirected(config, four, Ipv4Addr::LOCALHOST.into()).await?;
+    let mut tried = redirected(config, sockets, [four, Ipv4Addr::LOCALHOST.into()]).await?;
     if config.ipv6 {
-        tried &= redirected(config, six, Ipv6Addr::LOCALHOST.into()).await?;
+        tried &= redirected(config, sockets, [six, Ipv6Addr::LOCALHOST.into()]).await?;
     }
-    let words = match (tried, outbound(config).await?) {
+    let words = match (tried, outbound(config, sockets).await?) {
         (true, true) => "connections are redirected in both directions",
         (true, false) => "inbound connections are redirected; outbound ones could not be tried",
         (false, true) => "outbound connections are redirected; inbound ones could not be tried",
@@ -77,7 +77,11 @@ fn ports(config: &Config) -> Vec<u16> {
 /// The proxy's user calls a listener of ours, which must not hear of it: the rule for calls of the
 /// proxy to its own machine has sent them elsewhere.
 /// `false` where no port could be tried.
-async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<bool, ProbeError> {
+async fn redirected(
+    config: &Config,
+    sockets: &Sockets,
+    [to, from]: [IpAddr; 2],
+) -> Result<bool, ProbeError> {
     let failed = |at| move |source| ProbeError::Socket { at, source };
     // A transparent rule gives a connection to a listener, and without one lets it pass.
     let listens = TcpStream::connect((from, config.proxy_ports.inbound));
@@ -97,7 +101,7 @@ async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<bool, P
     }
     let Some(listener) = found else { return Ok(false) };
     let at = listener.local_addr().map_err(failed((to, 0).into()))?;
-    let socket = socket_of(config.owner, to).map_err(failed(at))?;
+    let socket = sockets.of(config.owner, to).await.map_err(failed(at))?;
     socket.bind(SocketAddr::new(from, 0)).map_err(failed(at))?;
     // Accepted or refused by the proxy's port: either is fine. What arrived at our listener is in
     // its queue before the connection counts as made.
@@ -111,7 +115,7 @@ async fn redirected(config: &Config, to: IpAddr, from: IpAddr) -> Result<bool, P
 
 /// Somebody else calls an address that nobody has (RFC 5737): this machine itself must answer.
 /// `false` where this host or its configuration gives no such call a way.
-async fn outbound(config: &Config) -> Result<bool, ProbeError> {
+async fn outbound(config: &Config, sockets: &Sockets) -> Result<bool, ProbeError> {
     let outbound = &config.outbound;
     let gid = match &outbound.groups {
         Groups::AllBut(groups) if groups.contains(&0) => return Ok(false),
@@ -126,7 +130,7 @@ async fn outbound(config: &Config) -> Result<bool, ProbeError> {
         return Ok(false);
     }
     let at = SocketAddr::new(NOBODY, PORT);
-    let socket = socket_of(Owner { uid: 0, gid }, NOBODY);
+    let socket = sockets.of(Owner { uid: 0, gid }, NOBODY).await;
     let socket = socket.map_err(|source| ProbeError::Socket { at, source })?;
     match tokio::time::timeout(LIMIT, socket.connect(at)).await {
         Ok(Ok(_)) => Ok(true),
@@ -136,17 +140,6 @@ async fn outbound(config: &Config) -> Result<bool, ProbeError> {
         Ok(Err(_)) => Ok(false),
         Err(_) => Err(ProbeError::Left { at, port: config.proxy_ports.outbound }),
     }
-}
-
-/// A socket that counts as somebody's: the kernel notes who made it. The thread is itself again
-/// before anything else runs on it.
-fn socket_of(owner: Owner, towards: IpAddr) -> io::Result<TcpSocket> {
-    let gid = setfsgid(Gid::from_raw(owner.gid));
-    let uid = setfsuid(Uid::from_raw(owner.uid));
-    let socket = if towards.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    setfsuid(uid);
-    setfsgid(gid);
-    socket
 }
 
 /// An address of the documentation, which no machine has.

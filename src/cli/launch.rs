@@ -1,9 +1,13 @@
 //! The hidden subcommands that start the proxy, and become it.
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::exit::{Exit, Failure};
+use crate::base::passing;
+use crate::capture::SocketOrder;
 use crate::envoy::{LaunchArgs, ProxyUser, launch, serve_order};
 
 /// Arguments of `launch-proxy`.
@@ -34,7 +38,22 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Standard input is the connection that the service manager has accepted.
+/// Standard input is the connection that the service manager has accepted: somebody wants a proxy,
+/// or a socket to try the redirect rules with.
 pub(super) fn serve() -> Result<(), Failure> {
-    serve_order(std::io::stdin().as_fd()).map_err(|error| Failure::new(Exit::Proxy, error))
+    let served = || -> std::io::Result<()> {
+        let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        stream.set_read_timeout(Some(ORDER_LIMIT))?;
+        let (line, output) = passing::receive(&stream, ORDER_BYTES)?;
+        match serde_json::from_slice::<SocketOrder>(&line) {
+            Ok(order) => passing::send(&stream, b"made", order.make()?.as_fd()),
+            Err(_) => serve_order(stream, &line, output),
+        }
+    };
+    served().map_err(|error| Failure::new(Exit::Proxy, error))
 }
+
+/// Who connects has its order ready.
+const ORDER_LIMIT: Duration = Duration::from_secs(10);
+/// Some paths and arguments.
+const ORDER_BYTES: u64 = 1 << 20;

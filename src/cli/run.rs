@@ -126,6 +126,11 @@ pub(super) fn start_failure(error: StartError) -> Failure {
             Exit::Host,
             Some("end the program that holds the port, or set dns.port or dns.enabled".to_owned()),
         ),
+        StartError::Group(_) if nix::unistd::geteuid().is_root() => {
+            let hint = "a service has the group that its unit names: `systemctl edit vm-agent`, \
+                        and Group= with that of proxy.user";
+            (Exit::Host, Some(hint.to_owned()))
+        }
         StartError::File(_) | StartError::Group(_) | StartError::Signals(_) => {
             (Exit::Host, (!nix::unistd::geteuid().is_root()).then(|| "try it with sudo".to_owned()))
         }

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getgid, getuid};
+use nix::unistd::{Pid, getegid, getgid};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -153,9 +153,9 @@ async fn run(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, 
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if nix::unistd::geteuid().is_root() {
-        // Never our effective group, by which redirect rules know us.
-        wanted.uid(getuid().as_raw()).gid(getgid().as_raw());
+    // Not the group that we took on, by which redirect rules know us. A service has no other.
+    if getegid() != getgid() {
+        wanted.gid(getgid().as_raw());
     }
     let mut child = wanted.spawn().map_err(start)?;
     let _group = Group(child.id());

@@ -6,24 +6,20 @@
 //! output beside it. The launcher starts it as its child and answers with two lines: its number,
 //! and, when it has ended, how.
 
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use tokio::io::AsyncBufReadExt;
 use tokio::time::timeout;
 
 use super::launch::LaunchArgs;
 use super::process::describe;
+use crate::base::passing;
 
 /// What a launcher says.
 pub(super) type Report = tokio::io::Lines<tokio::io::BufReader<tokio::net::UnixStream>>;
@@ -35,9 +31,7 @@ pub(super) async fn order(
     output: OwnedFd,
 ) -> io::Result<(u32, Report)> {
     let stream = UnixStream::connect(socket)?;
-    let mut line = serde_json::to_vec(order)?;
-    line.push(b'\n');
-    send(&stream, &line, output.as_fd())?;
+    passing::send(&stream, &serde_json::to_vec(order)?, output.as_fd())?;
     drop(output);
     stream.set_nonblocking(true)?;
     let stream = tokio::net::UnixStream::from_std(stream)?;
@@ -50,24 +44,13 @@ pub(super) async fn order(
     }
 }
 
-/// The first byte carries the descriptor.
-fn send(mut stream: &UnixStream, line: &[u8], output: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = SendAncillaryBuffer::new(&mut space);
-    let outputs = [output];
-    beside.push(SendAncillaryMessage::ScmRights(&outputs));
-    let sent = sendmsg(stream, &[IoSlice::new(line)], &mut beside, SendFlags::empty())?;
-    stream.write_all(line.get(sent..).unwrap_or_default())
-}
-
-/// Serves one order that comes by `socket`: starts Envoy, and waits for its end.
+/// Serves one order that came by `stream`: starts Envoy, and waits for its end.
 ///
 /// # Errors
-/// When no order comes, or it cannot be said what became of it.
-pub fn serve_order(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut stream = UnixStream::from(socket.try_clone_to_owned()?);
-    stream.set_read_timeout(Some(START_LIMIT))?;
-    let (order, output) = receive(&stream)?;
+/// When it cannot be understood, or it cannot be said what became of it.
+pub fn serve_order(mut stream: UnixStream, line: &[u8], output: Option<OwnedFd>) -> io::Result<()> {
+    let order: LaunchArgs = serde_json::from_slice(line)?;
+    let output = output.ok_or_else(|| io::Error::other("the order came without an output"))?;
     let mut child = match start(&order, output) {
         Ok(child) => child,
         Err(error) => return writeln!(stream, "{error}"),
@@ -77,22 +60,6 @@ pub fn serve_order(socket: BorrowedFd<'_>) -> io::Result<()> {
     let ended = describe(&child.wait());
     writeln!(stream, "{ended}").ok();
     Ok(())
-}
-
-fn receive(stream: &UnixStream) -> io::Result<(LaunchArgs, OwnedFd)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let mut first = [0; 1];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let got = recvmsg(stream, &mut [IoSliceMut::new(&mut first)], &mut beside, flags)?.bytes;
-    let output = beside.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut outputs) => outputs.next(),
-        _ => None,
-    });
-    let output = output.ok_or_else(|| io::Error::other("the order came without an output"))?;
-    let mut line = first.get(..got).unwrap_or_default().to_vec();
-    BufReader::new(stream.take(ORDER_BYTES)).read_until(b'\n', &mut line)?;
-    Ok((serde_json::from_slice(&line)?, output))
 }
 
 /// A launcher has the right to become any user; nobody is made root by it.
@@ -136,8 +103,6 @@ const OURSELVES: &str = "/proc/self/exe";
 const NUMBER: &str = "started ";
 /// A service manager that is busy starts a launcher within a second or two.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// Some paths and arguments.
-const ORDER_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -162,8 +127,9 @@ mod tests {
         let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let server = tokio::task::spawn_blocking(move || {
             let (stream, _) = socket.accept().unwrap();
-            let (order, output) = receive(&stream).unwrap();
-            std::fs::File::from(output).write_all(b"said").unwrap();
+            let (line, output) = passing::receive(&stream, 1 << 20).unwrap();
+            let order: LaunchArgs = serde_json::from_slice(&line).unwrap();
+            std::fs::File::from(output.unwrap()).write_all(b"said").unwrap();
             writeln!(&stream, "started 77").unwrap();
             writeln!(&stream, "exit status 3").unwrap();
             order
@@ -188,7 +154,8 @@ mod tests {
         let server = tokio::task::spawn_blocking(move || {
             for _ in users {
                 let (stream, _) = socket.accept().unwrap();
-                serve_order(stream.as_fd()).unwrap();
+                let (line, output) = passing::receive(&stream, 1 << 20).unwrap();
+                serve_order(stream, &line, output).unwrap();
             }
         });
         for user in users {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getgid, getuid};
+use nix::unistd::{Pid, getegid, getgid};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
@@ -58,11 +58,9 @@ pub fn check_command(command: &[String]) -> Result<(), CommandError> {
 }
 
 /// Runs it once. Dropping the future ends it and all that it started.
-pub(super) async fn check(command: &[String], user: Option<(u32, u32)>) -> Result<(), String> {
+pub(super) async fn check(command: &[String]) -> Result<(), String> {
     check_command(command).map_err(|error| error.to_string())?;
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    // Never our effective group, by which redirect rules know us.
-    let (uid, gid) = user.unwrap_or_else(|| (getuid().as_raw(), getgid().as_raw()));
     #[expect(clippy::disallowed_methods, reason = "the one place that runs probes' commands")]
     let mut wanted = Command::new(program);
     wanted
@@ -74,8 +72,9 @@ pub(super) async fn check(command: &[String], user: Option<(u32, u32)>) -> Resul
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if nix::unistd::geteuid().is_root() {
-        wanted.uid(uid).gid(gid);
+    // Not the group that we took on, by which redirect rules know us. A service has no other.
+    if getegid() != getgid() {
+        wanted.gid(getgid().as_raw());
     }
     let mut child = wanted.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
     let _group = Group(child.id());

@@ -30,7 +30,6 @@ impl Config {
             success_threshold: 1,
             failure_threshold: 1,
             target,
-            exec_user: None,
         }
     }
 

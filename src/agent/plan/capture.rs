@@ -15,6 +15,7 @@ use crate::envoy::ProxyUser;
 use crate::platform;
 
 use super::PlanError;
+use super::proxy::launch_socket;
 
 /// How the host's traffic is captured.
 #[derive(Clone, Debug)]
@@ -88,7 +89,7 @@ pub(super) fn capture(
         drop_invalid: wanted.drop_invalid,
     };
     Ok(Some(CapturePlan {
-        capture: Capture::new(paths.capture_journal()),
+        capture: Capture::new(paths.capture_journal()).with_launcher(launch_socket(paths)),
         config,
         fail_policy: wanted.fail_policy,
         follows_resolvers: !settings.dns.all_queries,

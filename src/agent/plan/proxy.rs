@@ -77,7 +77,7 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
 }
 
 /// Only a service manager that has started us starts our proxy; it knows one root.
-fn launch_socket(paths: &Paths) -> Option<PathBuf> {
+pub(super) fn launch_socket(paths: &Paths) -> Option<PathBuf> {
     let socket = paths.launch_socket();
     let is_served = ServiceManager.is_there() && paths.root() == Path::new("/");
     (is_served && socket.exists()).then_some(socket)
