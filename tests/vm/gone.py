@@ -10,7 +10,7 @@ from case import Case
 LISTINGS = {
     "files": r"""find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log -o -path /var/tmp -o -path /var/cache/apt -o -path /var/lib/apt
         -o -path /var/lib/cloud -o -path /var/lib/dpkg -o -path /root \) -prune -o ! -type d -printf '%p %y %m %u %g %s %l\n' -o -type d -printf '%p %y %m %u %g\n'""",
-    "runtime files": r"""find /run \( -path /run/systemd -o -path /run/udev -o -path /run/log -o -path /run/cloud-init -o -path /run/credentials -o -path /run/host -o -path /run/user \)
+    "runtime files": r"""find /run \( -path /run/systemd -o -path /run/udev -o -path /run/log -o -path /run/cloud-init -o -path /run/credentials -o -path /run/host -o -path /run/user -o -name agetty.reload \)
         -prune -o -printf '%p %y %m %u %g\n'""",
     "content of /etc": "find /etc -xdev -type f -exec sha256sum {} +",
     "users and groups": "getent passwd; getent group; getent shadow | cut -d: -f1",
