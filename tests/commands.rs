@@ -28,7 +28,6 @@ use std::process::Stdio;
 use host::{Host, events, join_events, text};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use vm_agent::devmesh::Fault;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_shows_its_phases_and_a_second_one_with_the_same_source_changes_nothing() {
@@ -107,10 +106,13 @@ async fn a_new_source_that_fails_leaves_the_machine_in_the_mesh_with_the_old_one
 async fn ctrl_c_during_the_checks_leaves_no_file_and_no_secret_behind() {
     let host = Host::new().await;
     let bundle = host.bundle("one");
-    host.bed.mesh.set_fault(Fault::Hang);
+    // Somebody who never says a word: the checks wait for the handshake.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = silent.local_addr().unwrap().port();
+    let there = format!("mesh.discoveryAddress=localhost:{there}");
     let before = host.files();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        let mut join = host.command(&bundle, &[]);
+        let mut join = host.command(&bundle, &["--set", &there]);
         let join = join.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         // The checks have their own copy of the tokens.
         host.until("they are copied", || {
