@@ -57,6 +57,8 @@ ATTEMPTS = {
     "mount a file system": lambda: run("mount", "-t", "tmpfs", "none", "/mnt"),
     "make a set-user-ID program": setuid_program,
     "sudo": lambda: run("sudo", "-n", "true"),
+    "become another user": lambda: os.setresuid(1, 1, 1),
+    "become another group": lambda: os.setresgid(1, 1, 1),
     "give a file away": lambda: (write("/var/lib/vm-agent/given"), os.chown("/var/lib/vm-agent/given", 1, 1)),
     "load a kernel module": lambda: call(175, b"", 0, b""),
     "a user namespace": lambda: call(272, 0x10000000),
@@ -119,6 +121,9 @@ class Sandbox(Case):
         done = [line for line in lines if "\trefused" not in line]
         self.assertEqual(done, [], "\n".join(lines))
         self.assertGreater(len(lines), 40)
+
+    def test_rules_are_tried_with_other_users_connections_all_the_same(self):
+        self.assertEqual(until_ready(self.vm)["capture"]["probed"], "connections are redirected in both directions")
 
     def test_the_proxy_has_a_user_of_its_own_and_no_rights(self):
         pid = until_ready(self.vm)["proxy"]["pid"]
