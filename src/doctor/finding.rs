@@ -40,8 +40,6 @@ pub enum Id {
     Entry,
     /// The proxy's binary.
     Proxy,
-    /// Which of Istio's filters it knows.
-    Flavour,
     /// The proxy's user.
     User,
     /// The ports that agent and proxy need.
@@ -50,6 +48,8 @@ pub enum Id {
     Unit,
     /// The daemon: running, dead, or silent.
     Daemon,
+    /// Which of Istio's filters the proxy's binary knows: what an istiod may not need.
+    Flavour,
     /// Whether the daemon gets certificates.
     Certificate,
     /// Whether the registration stands.
@@ -88,11 +88,11 @@ impl Id {
         Self::Group,
         Self::Entry,
         Self::Proxy,
-        Self::Flavour,
         Self::User,
         Self::Ports,
         Self::Unit,
         Self::Daemon,
+        Self::Flavour,
         Self::Certificate,
         Self::Registration,
         Self::Stream,
