@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use prost_types::{Any, Duration};
+use prost_types::value::Kind;
+use prost_types::{Any, Duration, ListValue, Struct, Value};
 
 use super::{BLACK_HOLE, INBOUND_PASS_THROUGH, PASS_THROUGH, View, endpoints, inbound, pack};
 use super::{socket, transport};
@@ -15,7 +16,7 @@ use crate::proto::envoy::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
 };
 use crate::proto::envoy::{
-    BindConfig, Cluster, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+    BindConfig, Cluster, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, Metadata,
 };
 
 pub(super) fn clusters(view: &View<'_>) -> Vec<Cluster> {
@@ -26,6 +27,7 @@ pub(super) fn clusters(view: &View<'_>) -> Vec<Cluster> {
     ];
     for chain in inbound::ports(view) {
         let mut cluster = inward(view, &chain.cluster());
+        cluster.metadata = Some(serves(chain.service));
         if chain.port.is_http() {
             let same = UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions {}),
@@ -91,6 +93,18 @@ fn inward(view: &View<'_>, name: &str) -> Cluster {
         cluster.upstream_bind_config = Some(BindConfig { source_address: Some(socket(from, 0)) });
     }
     cluster
+}
+
+/// Which service a cluster of the machine's own is for, where Istio says it
+/// (`pilot/pkg/networking/util/util.go`).
+fn serves(service: &Service) -> Metadata {
+    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
+    let names = [("host", &service.host), ("namespace", &service.namespace)];
+    let fields = names.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+    let one = Value { kind: Some(Kind::StructValue(Struct { fields })) };
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values: vec![one] })) };
+    let istio = Struct { fields: [("services".to_owned(), list)].into() };
+    Metadata { filter_metadata: BTreeMap::from([("istio".to_owned(), istio)]) }
 }
 
 /// To the address that the connection came for.

@@ -26,7 +26,7 @@ pub(super) struct Inbound<'a> {
     /// Where the program listens.
     pub(super) number: u16,
     pub(super) port: &'a Port,
-    service: &'a Service,
+    pub(super) service: &'a Service,
 }
 
 impl Inbound<'_> {

@@ -618,6 +618,8 @@ pub struct Cluster {
     pub cleanup_interval: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "21")]
     pub upstream_bind_config: ::core::option::Option<BindConfig>,
+    #[prost(message, optional, tag = "25")]
+    pub metadata: ::core::option::Option<Metadata>,
     #[prost(string, tag = "28")]
     pub alt_stat_name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "33")]
