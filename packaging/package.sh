@@ -10,8 +10,8 @@ tools=${XDG_CACHE_HOME:-$HOME/.cache}/vm-agent/tools
 agent=target/release/vm-agent
 version=${VERSION:-$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)}
 
-for tool in cargo-deb cargo-generate-rpm; do
-    [ -x "$tools/bin/$tool" ] || cargo install --locked --root "$tools" "$tool"
+for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1; do
+    [ -x "$tools/bin/${tool%@*}" ] || cargo install --locked --root "$tools" "$tool"
 done
 
 # The files that both packages have, as they lie on a machine.
