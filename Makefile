@@ -19,7 +19,7 @@ demo-istio: root peers build ## The same with the real istiod and Kubernetes API
 	@python3 tests/istio/demo.py $(ARGS)
 
 test: check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm ## Run all tiers; peers are fetched and built as needed (root)
-	@echo "== all tiers passed: check, unit, hermetic, kubectl, real Envoy, demonstrations, pages, development mesh, real control plane, booted VMs"
+	@echo "== all tiers passed that this machine can run"
 
 check: ## Formatting and lints
 	@echo "== tier: check"
@@ -67,9 +67,11 @@ test-istio: root peers build ## The agent against the real istiod, kube-apiserve
 	python3 tests/istio/suite.py $(ARGS)
 
 test-vm: root peers package ## The package on machines that boot: systemd, cloud-init, upgrades, power loss (root)
-	@echo "== tier: booted VMs"
-	@tests/vm/root.sh
-	python3 tests/vm/suite.py $(ARGS)
+	@if missing=$$(tests/vm/able.sh); then \
+		echo "== tier: booted VMs" && tests/vm/root.sh && python3 tests/vm/suite.py $(ARGS); \
+	else \
+		echo "== tier not run: booted VMs: this machine has $$missing"; \
+	fi
 
 bench: root peers build ## The agent beside the real pilot-agent: memory, time to certificate, time to ready (root)
 	python3 benches/compare.py $(ARGS)
