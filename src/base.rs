@@ -9,6 +9,7 @@ pub mod net;
 pub mod page;
 pub mod passing;
 pub mod problem;
+pub mod program;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;

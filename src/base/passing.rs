@@ -10,15 +10,21 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Sends a line, which gets its end here; its first byte carries the descriptor.
+/// Sends a line, which gets its end here; its first byte carries the descriptor, if there is one.
 ///
 /// # Errors
 /// When the other end is gone.
-pub fn send(mut stream: &UnixStream, line: &[u8], beside: BorrowedFd<'_>) -> io::Result<()> {
+pub fn send(
+    mut stream: &UnixStream,
+    line: &[u8],
+    beside: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut message = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [beside];
-    message.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let descriptors = beside.as_slice();
+    if !descriptors.is_empty() {
+        message.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
     let line = [line, b"\n"].concat();
     let sent = sendmsg(stream, &[IoSlice::new(&line)], &mut message, SendFlags::empty())?;
     stream.write_all(line.get(sent..).unwrap_or_default())
@@ -57,7 +63,7 @@ mod tests {
     fn a_line_arrives_with_its_descriptor_and_no_more_of_it_than_allowed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = io::pipe().unwrap();
-        send(&ours, b"an order", writer.as_fd()).unwrap();
+        send(&ours, b"an order", Some(writer.as_fd())).unwrap();
         drop(writer);
         let (line, beside) = receive(&theirs, 100).unwrap();
         assert_eq!(line, b"an order");

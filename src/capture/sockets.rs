@@ -75,10 +75,8 @@ impl Sockets {
 }
 
 async fn fetch(path: PathBuf, order: SocketOrder) -> io::Result<OwnedFd> {
-    let mut stream = UnixStream::connect(path)?;
-    let mut line = serde_json::to_vec(&order)?;
-    line.push(b'\n');
-    io::Write::write_all(&mut stream, &line)?;
+    let stream = UnixStream::connect(path)?;
+    passing::send(&stream, &serde_json::to_vec(&order)?, None)?;
     stream.set_nonblocking(true)?;
     let stream = tokio::net::UnixStream::from_std(stream)?;
     stream.ready(Interest::READABLE).await?;
@@ -112,7 +110,7 @@ mod tests {
             let (line, none) = passing::receive(&stream, 1000).unwrap();
             assert!(none.is_none());
             let order: SocketOrder = serde_json::from_slice(&line).unwrap();
-            passing::send(&stream, b"made", order.make().unwrap().as_fd()).unwrap();
+            passing::send(&stream, b"made", Some(order.make().unwrap().as_fd())).unwrap();
             order
         });
         let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

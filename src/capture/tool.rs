@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use crate::base::program::PATH;
+
 /// A tool that did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -102,7 +104,6 @@ async fn bounded<R: tokio::io::AsyncRead + Unpin>(source: Option<R>) -> String {
 }
 
 /// Where such tools are installed.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longer than iptables-restore waits for its lock.
 const TIME: Duration = Duration::from_secs(40);
 /// Far more than the rules of a busy host.

@@ -46,7 +46,7 @@ pub(super) fn serve() -> Result<(), Failure> {
         stream.set_read_timeout(Some(ORDER_LIMIT))?;
         let (line, output) = passing::receive(&stream, ORDER_BYTES)?;
         match serde_json::from_slice::<SocketOrder>(&line) {
-            Ok(order) => passing::send(&stream, b"made", order.make()?.as_fd()),
+            Ok(order) => passing::send(&stream, b"made", Some(order.make()?.as_fd())),
             Err(_) => serve_order(stream, &line, output),
         }
     };

@@ -2,21 +2,19 @@
 //! time, and of what it prints no more than a token can have.
 
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getegid, getgid};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Token, TokenError};
 use crate::base::backoff::Retry;
 use crate::base::clock::parse_rfc3339;
+use crate::base::program::{self, Group};
 
 /// A program that printed no token. Never holds what it printed as one.
 #[derive(Debug, thiserror::Error)]
@@ -142,23 +140,8 @@ fn parse(output: &[u8]) -> Result<Token, TokenError> {
 
 async fn run(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     let start = |source| CommandError::Start { program: program.to_owned(), source };
-    #[expect(clippy::disallowed_methods, reason = "the one place that runs a credential's program")]
-    let mut wanted = Command::new(program);
-    wanted
-        .args(arguments)
-        .env_clear()
-        .env("PATH", PATH)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    // Not the group that we took on, by which redirect rules know us. A service has no other.
-    if getegid() != getgid() {
-        wanted.gid(getgid().as_raw());
-    }
-    let mut child = wanted.spawn().map_err(start)?;
-    let _group = Group(child.id());
+    let mut child = program::command(program, arguments).spawn().map_err(start)?;
+    let _group = Group::of(&child);
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let one_more = u64::try_from(OUTPUT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let (status, out, err) =
@@ -192,18 +175,6 @@ fn quoted(said: &[u8]) -> String {
     if line.is_empty() { line } else { format!(": {line}") }
 }
 
-/// Ends a process group when dropped: a child of the program must not outlive it.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0.and_then(|pid| i32::try_from(pid).ok()) {
-            // It is usually gone already.
-            killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-    }
-}
-
 /// Longer than any call to a service that makes tokens.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Tokens are one or two kilobytes.
@@ -211,7 +182,6 @@ const OUTPUT_BYTES: usize = 64 << 10;
 /// What is quoted of its standard error.
 const QUOTE_BYTES: u64 = 1024;
 const QUOTE_CHARS: usize = 200;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[cfg(test)]
 mod tests {

@@ -31,7 +31,7 @@ pub(super) async fn order(
     output: OwnedFd,
 ) -> io::Result<(u32, Report)> {
     let stream = UnixStream::connect(socket)?;
-    passing::send(&stream, &serde_json::to_vec(order)?, output.as_fd())?;
+    passing::send(&stream, &serde_json::to_vec(order)?, Some(output.as_fd()))?;
     drop(output);
     stream.set_nonblocking(true)?;
     let stream = tokio::net::UnixStream::from_std(stream)?;

@@ -2,14 +2,11 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Stdio;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getegid, getgid};
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 
 use super::http::quoted;
+use crate::base::program::{self, Group, PATH};
 
 /// A command that cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -61,23 +58,10 @@ pub fn check_command(command: &[String]) -> Result<(), CommandError> {
 pub(super) async fn check(command: &[String]) -> Result<(), String> {
     check_command(command).map_err(|error| error.to_string())?;
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    #[expect(clippy::disallowed_methods, reason = "the one place that runs probes' commands")]
-    let mut wanted = Command::new(program);
-    wanted
-        .args(arguments)
-        .env_clear()
-        .env("PATH", PATH)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    // Not the group that we took on, by which redirect rules know us. A service has no other.
-    if getegid() != getgid() {
-        wanted.gid(getgid().as_raw());
-    }
-    let mut child = wanted.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
-    let _group = Group(child.id());
+    let mut child = program::command(program, arguments)
+        .spawn()
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    let _group = Group::of(&child);
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (status, out, err) = tokio::join!(child.wait(), beginning(out), beginning(err));
     let status = status.map_err(|error: io::Error| error.to_string())?;
@@ -100,18 +84,5 @@ async fn beginning<R: tokio::io::AsyncRead + Unpin>(source: Option<R>) -> Vec<u8
     bytes
 }
 
-/// Ends a process group when dropped: a probe's child of a child must not outlive it.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0.and_then(|pid| i32::try_from(pid).ok()) {
-            // It is usually gone already.
-            killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-    }
-}
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What is quoted of it.
 const BYTES: u64 = 1024;
