@@ -30,6 +30,9 @@
 //! has taken note itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the
 //! proxy would never learn which of its ports speak HTTP, and policies for HTTP would deny all.
 //!
+//! *A workload that becomes unhealthy* keeps its Envoy's configuration while the others hear of it:
+//! istiod takes its services out of it at the same moment as it tells them.
+//!
 //! *What the machine says of itself* may change while Envoy runs: [`Claims`] then take the place of
 //! what Envoy's node says, and istiod hears them in a new stream, since it looks at the node of a
 //! stream's first request only. Where istiod must not hear them yet, Envoy's stream is held open.
@@ -43,12 +46,14 @@ mod node;
 mod service;
 mod session;
 mod shared;
+mod standstill;
 mod state;
 mod upstream;
 mod wire;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -72,6 +77,9 @@ pub struct Config {
     pub peers: Peers,
     /// Whether to ask istiod for the name table.
     pub name_table: bool,
+    /// How long the other proxies have to hear that this machine takes no more requests, while its
+    /// Envoy keeps what it has.
+    pub notice: Duration,
 }
 
 /// What the relay is told while it runs.
@@ -126,6 +134,11 @@ pub enum Health {
     /// Traffic must not be sent.
     Unhealthy {
         /// Why, for people; it becomes a condition of the WorkloadEntry.
+        message: String,
+    },
+    /// The same, and its Envoy is about to end.
+    Leaving {
+        /// Why, for people.
         message: String,
     },
 }

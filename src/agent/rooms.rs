@@ -105,11 +105,9 @@ pub(super) fn tell(
             let away = away(proxy.borrow_and_update().phase);
             let now = health.borrow_and_update().health.clone();
             let now = match now {
-                _ if leaves => Some(unhealthy("the machine is leaving")),
-                health if health != health::Health::Unknown && away.is_some() => {
-                    away.map(unhealthy)
-                }
+                _ if leaves => Some(leaving("the machine is leaving")),
                 health::Health::Unknown => None,
+                _ if away.is_some() => away,
                 health::Health::Healthy => Some(xds::Health::Healthy),
                 health::Health::Unhealthy { message } => Some(xds::Health::Unhealthy { message }),
             };
@@ -130,17 +128,19 @@ pub(super) fn tell(
     });
 }
 
-/// Why nobody shall send anything to a proxy that serves all the same.
-fn away(phase: ProxyPhase) -> Option<&'static str> {
+/// What is told of a proxy that serves, and that nobody shall send anything to all the same.
+fn away(phase: ProxyPhase) -> Option<xds::Health> {
     match phase {
-        ProxyPhase::Drained => Some("the proxy is out of traffic"),
-        ProxyPhase::Draining => Some("the proxy is being restarted"),
+        ProxyPhase::Drained => {
+            Some(xds::Health::Unhealthy { message: "the proxy is out of traffic".to_owned() })
+        }
+        ProxyPhase::Draining => Some(leaving("the proxy is being restarted")),
         _ => None,
     }
 }
 
-fn unhealthy(message: &str) -> xds::Health {
-    xds::Health::Unhealthy { message: message.to_owned() }
+fn leaving(message: &str) -> xds::Health {
+    xds::Health::Leaving { message: message.to_owned() }
 }
 
 /// Keeps the redirect rules, where there are any.

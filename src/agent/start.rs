@@ -228,7 +228,11 @@ fn open_relay(
     let (health, healthy) = watch::channel(None);
     let (claims, claimed) = watch::channel(registration.first_claims());
     let inputs = xds::Inputs { health: healthy, admission: admitted, claims: claimed };
-    let config = xds::Config { peers: proxy_peers(&plan.envoy), name_table: plan.names.is_some() };
+    let config = xds::Config {
+        peers: proxy_peers(&plan.envoy),
+        name_table: plan.names.is_some(),
+        notice: plan.registration.leave_delay,
+    };
     let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     (relay, Says { health, admission, claims })

@@ -101,23 +101,40 @@ impl Admin {
         self.ask(Method::POST, path).await.map(drop)
     }
 
-    /// Waits until no connection is left. It gives up when it gets no answer.
+    /// Takes no further inbound connection: they are refused, and the proxies of the others turn to
+    /// another machine. What is open stays open.
+    pub(super) async fn close(self) -> io::Result<()> {
+        self.ask(Method::POST, "/drain_listeners?inboundonly").await.map(drop)
+    }
+
+    /// Waits until no connection is left, and none has come for a while: one that comes now and then
+    /// is of somebody who has not heard yet. It gives up when it gets no answer.
     pub(super) async fn idle(self) {
-        // The drain itself is asynchronous: what it closes is gone by the second look.
+        let (mut quiet, mut arrived) = (0, None);
+        while quiet < QUIET {
+            sleep(LOOK).await;
+            let Ok(now) = self.connections().await else { return };
+            let is_quiet = now.open == 0 && arrived == Some(now.arrived);
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            arrived = Some(now.arrived);
+        }
+    }
+
+    /// Waits until no connection is left. It gives up when it gets no answer.
+    pub(super) async fn empty(self) {
+        // The workers close what they close on their own: it is gone by the first look.
         loop {
             sleep(LOOK).await;
-            if matches!(self.connections().await, Ok(0) | Err(_)) {
+            if !matches!(self.connections().await, Ok(Connections { open: 1.., .. })) {
                 return;
             }
         }
     }
 
-    /// Connections that are open, those to our own pages and to the admin interface apart.
-    ///
     /// `server.total_connections` would not do: Envoy brings it up to date only every few seconds.
-    async fn connections(self) -> io::Result<u64> {
-        let text = self.ask(Method::GET, "/stats?filter=downstream_cx_active%24").await?;
-        Ok(active_connections(&text))
+    async fn connections(self) -> io::Result<Connections> {
+        let path = "/stats?filter=downstream_cx_(active%7Ctotal)%24";
+        Ok(Connections::read(&self.ask(Method::GET, path).await?))
     }
 
     pub(super) async fn ask(self, method: Method, path: &str) -> io::Result<String> {
@@ -165,17 +182,37 @@ fn stat(text: &str, name: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// The sum over listeners; those of single workers count the same connections again.
-fn active_connections(text: &str) -> u64 {
-    let of_listener = |line: &str| {
-        let (name, value) = line.strip_prefix("listener.")?.split_once(": ")?;
-        let skipped = name.contains("_15021.")
-            || name.contains("_15090.")
-            || name.starts_with("admin.")
-            || name.contains(".worker_");
-        if skipped { None } else { value.trim().parse::<u64>().ok() }
-    };
-    text.lines().filter_map(of_listener).sum()
+/// Connections to listeners, those to our own pages and to the admin interface apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Connections {
+    /// Open now.
+    open: u64,
+    /// Inbound ones that ever came.
+    arrived: u64,
+}
+
+impl Connections {
+    /// The sum over listeners; those of single workers count the same connections again.
+    fn read(text: &str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines().filter_map(|line| line.strip_prefix("listener.")) {
+            let Some((name, value)) = line.split_once(": ") else { continue };
+            let Ok(value) = value.trim().parse::<u64>() else { continue };
+            let skipped = name.contains("_15021.")
+                || name.contains("_15090.")
+                || name.starts_with("admin.")
+                || name.contains(".worker_");
+            if skipped {
+                continue;
+            }
+            if name.ends_with(INBOUND_ARRIVALS) {
+                found.arrived = found.arrived.saturating_add(value);
+            } else if name.ends_with(".downstream_cx_active") {
+                found.open = found.open.saturating_add(value);
+            }
+        }
+        found
+    }
 }
 
 /// `^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$|…`
@@ -185,7 +222,11 @@ listener_manager%5C.lds%5C.update_rejected%7Cserver%5C.%28state%7Clive%29%7Clist
 /// Two values of `server.state` (Envoy `api/envoy/admin/v3/server_info.proto`).
 const LIVE: u64 = 0;
 const DRAINING: u64 = 1;
+/// The statistic that counts inbound connections, without the name of the listener's address.
+pub(super) const INBOUND_ARRIVALS: &str = "_15006.downstream_cx_total";
 const LOOK: Duration = Duration::from_millis(200);
+/// Looks in a row at which nobody was there.
+const QUIET: u32 = 3;
 /// A proxy that answers later than this hangs.
 const LIMIT: Duration = Duration::from_secs(3);
 /// The answers that we ask for have some hundred bytes.
@@ -206,8 +247,11 @@ mod tests {
     fn only_connections_of_others_are_waited_for() {
         let text = "listener.0.0.0.0_15006.downstream_cx_active: 2\n\
             listener.0.0.0.0_15006.worker_0.downstream_cx_active: 2\n\
+            listener.0.0.0.0_15006.downstream_cx_total: 40\n\
+            listener.[__]_15006.downstream_cx_total: 2\n\
+            listener.0.0.0.0_15001.downstream_cx_total: 99\n\
             listener.0.0.0.0_15021.downstream_cx_active: 7\n\
             listener.admin.downstream_cx_active: 1\nhttp.x.downstream_cx_active: 5\n";
-        assert_eq!(active_connections(text), 2);
+        assert_eq!(Connections::read(text), Connections { open: 2, arrived: 42 });
     }
 }

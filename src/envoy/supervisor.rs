@@ -215,7 +215,7 @@ impl Supervisor {
         end
     }
 
-    /// Has its connections end, and waits until none is left or the time is over.
+    /// Has its connections end, waits until none is left or the time is over, and takes no more.
     async fn wind_up(&mut self, process: &mut Process, mut end: End) -> End {
         let (admin, limit) = (self.admin(), self.config.termination_drain);
         self.state.send_modify(|state| state.phase = ProxyPhase::Draining);
@@ -228,7 +228,11 @@ impl Supervisor {
             if let Err(error) = admin.wind_up().await {
                 tracing::warn!(%error, "The proxy could not be drained.");
             }
-            if timeout(limit, admin.idle()).await.is_err() {
+            drop(timeout(limit, admin.idle()).await);
+            if let Err(error) = admin.close().await {
+                tracing::warn!(%error, "The proxy goes on taking connections.");
+            }
+            if timeout(CLOSING_LIMIT, admin.empty()).await.is_err() {
                 tracing::info!("Connections are still open; ending the proxy all the same.");
             }
         };
@@ -288,5 +292,7 @@ fn fresh_backoff() -> Backoff {
 const STABLE: Duration = Duration::from_secs(60);
 /// After so many deaths in a row somebody is told.
 const HOPELESS: u32 = 3;
+/// What is under way may end after the last connection was taken.
+const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 /// What Envoy needs to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(5);

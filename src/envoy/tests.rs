@@ -12,7 +12,7 @@ use crate::workload::{ProxyConfig, Workload};
 
 /// Our bootstrap against the one that Istio's agent made for the same machine. Every difference has
 /// its reason here; one that is not listed fails, and so does one that is no more.
-const DIFFERENCES: [(&str, &str); 21] = [
+const DIFFERENCES: [(&str, &str); 22] = [
     (
         "/dynamic_resources/ads_config/grpc_services/0/envoy_grpc/retry_policy",
         "our relay is on this machine and holds streams while istiod is away",
@@ -20,6 +20,10 @@ const DIFFERENCES: [(&str, &str); 21] = [
     (
         "/stats_config/stats_matcher/inclusion_list/patterns/13",
         "the drain counts open connections, as Istio's does with EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
+    ),
+    (
+        "/stats_config/stats_matcher/inclusion_list/patterns/14",
+        "it counts inbound connections, too",
     ),
     ("/admin/profile_path", "the profile goes to our run directory: Istio's may not exist"),
     ("/node/metadata/INSTANCE_IPS", "loopback addresses are no instance addresses of a VM"),

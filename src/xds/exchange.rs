@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use super::frames::{Incoming, Outgoing};
 use super::node;
 use super::session::Session;
+use super::standstill::{self, Standstill};
 use super::upstream::{Line, StreamError, Upstream};
 use super::wire::{self, Flavour, Response};
 use super::{Claims, Health};
@@ -59,6 +60,7 @@ pub(super) async fn exchange<U: Upstream>(
     *request.body_mut() = Body::new(Outgoing::request(queued));
     let (acknowledge, acknowledgements) = watch::channel(None);
     let progress = Progress::default();
+    let standstill = Standstill::new(session.shared.config.notice);
     let health = session.shared.inputs.health.clone();
     let mut claims = session.shared.inputs.claims.clone();
     let Claims { workload, opening } = claims.borrow_and_update().clone();
@@ -70,12 +72,20 @@ pub(super) async fn exchange<U: Upstream>(
         session,
         queue,
         progress: &progress,
+        standstill: &standstill,
         acknowledgements,
         health,
         workload,
         subscribed: false,
     };
-    let down = Downward { session, line, progress: &progress, acknowledge };
+    let down = Downward {
+        session,
+        line,
+        progress: &progress,
+        standstill: &standstill,
+        held: VecDeque::new(),
+        acknowledge,
+    };
     let error = tokio::select! {
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
@@ -173,6 +183,7 @@ struct Upward<'a, U> {
     session: &'a Session<U>,
     queue: mpsc::Sender<Bytes>,
     progress: &'a Progress,
+    standstill: &'a Standstill,
     /// Our own answer; only the newest one counts.
     acknowledgements: watch::Receiver<Option<Bytes>>,
     health: watch::Receiver<Option<Health>>,
@@ -239,10 +250,11 @@ impl<U: Upstream> Upward<'_, U> {
 
     async fn report_health(&mut self) {
         let Some(now) = self.health.borrow_and_update().clone() else { return };
+        self.standstill.told(&now);
         self.send(self.session.flavour.health(&now)).await;
         let stage = &self.session.shared.recovery;
         match now {
-            Health::Unhealthy { .. } => stage.store(0, Ordering::Relaxed),
+            Health::Unhealthy { .. } | Health::Leaving { .. } => stage.store(0, Ordering::Relaxed),
             Health::Healthy if stage.load(Ordering::Relaxed) < RECOVERY.len() => {
                 self.progress.recovered.notify_one();
             }
@@ -263,6 +275,9 @@ struct Downward<'a, U> {
     session: &'a Session<U>,
     line: Line,
     progress: &'a Progress,
+    standstill: &'a Standstill,
+    /// Responses that wait, in their order.
+    held: VecDeque<Bytes>,
     acknowledge: watch::Sender<Option<Bytes>>,
 }
 
@@ -285,8 +300,14 @@ impl<U: Upstream> Downward<'_, U> {
             return Err(Status::unavailable(format!("HTTP status {}", response.status())));
         }
         let mut incoming = Incoming::new(response.into_body(), RESPONSE_LIMIT);
-        while let Some(message) = incoming.next().await? {
-            self.take(message).await;
+        loop {
+            tokio::select! {
+                message = incoming.next() => match message? {
+                    Some(message) => self.take(message).await,
+                    None => break,
+                },
+                () = self.standstill.over(), if !self.held.is_empty() => self.release().await,
+            }
         }
         Err(incoming.status().unwrap_or_else(|| Status::unavailable("the connection was closed")))
     }
@@ -309,17 +330,21 @@ impl<U: Upstream> Downward<'_, U> {
         }
     }
 
-    async fn take(&self, message: Bytes) {
-        let Session { shared, flavour, number, to_envoy, .. } = self.session;
+    async fn take(&mut self, message: Bytes) {
+        let Session { shared, flavour, number, .. } = self.session;
         if !self.progress.answered.swap(true, Ordering::Relaxed) {
             shared.connected(*number, &self.line.peer);
         }
         shared.ledger.count(|state| state.responses += 1);
         match flavour.response(&message) {
             Ok(response) if wire::is_for_envoy(response.type_url) => {
-                if to_envoy.send(message).await.is_err() {
-                    // Envoy has left; the session knows.
-                    pending::<()>().await;
+                if standstill::concerns(response.type_url) {
+                    self.held.push_back(message);
+                    if !self.standstill.holds() || self.held.len() > HELD {
+                        self.release().await;
+                    }
+                } else {
+                    self.pass(message).await;
                 }
             }
             Ok(response) if response.type_url == wire::NAME_TABLE && shared.config.name_table => {
@@ -327,6 +352,19 @@ impl<U: Upstream> Downward<'_, U> {
             }
             Ok(response) => debug!(type_url = response.type_url, "Dropped a type not for Envoy."),
             Err(error) => warn!(%error, "Dropped a response of istiod."),
+        }
+    }
+
+    async fn release(&mut self) {
+        while let Some(message) = self.held.pop_front() {
+            self.pass(message).await;
+        }
+    }
+
+    async fn pass(&self, message: Bytes) {
+        if self.session.to_envoy.send(message).await.is_err() {
+            // Envoy has left; the session knows.
+            pending::<()>().await;
         }
     }
 
@@ -374,5 +412,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// within some ten milliseconds, and tells the others a tenth of a second later: the first stream is
 /// to come between the two. The second one is for an istiod that is busier than that.
 const RECOVERY: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
+/// Responses that are held back at most.
+const HELD: usize = 64;
 /// Characters kept of istiod's reason.
 const REASON_LIMIT: usize = 1000;

@@ -1,4 +1,5 @@
 mod fakes;
+mod health;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::wire::{HEALTH, LISTENER, NAME_TABLE};
+use super::wire::{CLUSTER, LISTENER, NAME_TABLE};
 use super::{Claims, Config, Health, Inputs, Opening, Phase, relay_over};
 use crate::base::backoff::Retry;
 use crate::base::uds::Peers;
@@ -25,11 +26,12 @@ const SOTW: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 const DELTA: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 /// Field 1000 with the text "hi", which no schema of ours knows.
 const UNKNOWN: [u8; 5] = [0xc2, 0x3e, 2, b'h', b'i'];
 /// Longer than every wait of the relay.
 const LONG: Duration = Duration::from_secs(120);
+/// What the others have to hear of an unhealthy workload.
+const NOTICE: Duration = Duration::from_secs(2);
 
 #[tokio::test(start_paused = true)]
 async fn relays_both_flavours_byte_for_byte() {
@@ -183,54 +185,6 @@ async fn a_refusal_by_envoy_is_shown_in_its_words() {
     assert!(state.types[CLUSTER].refused);
     assert_eq!(state.last_rejection, Some(format!("{CLUSTER}: no such filter")));
     assert!(serde_json::to_string(&state).unwrap().contains("\"phase\":\"connected\""));
-}
-
-#[tokio::test(start_paused = true)]
-async fn health_follows_the_first_listener_request_and_is_told_again_on_each_stream() {
-    let mut world = World::new().await;
-    world.health.send_replace(Some(Health::Unhealthy { message: "not yet".into() }));
-    let (envoy, mut stream) = world.connected(DELTA).await;
-    assert!(stream.is_quiet_for(LONG).await, "health waits for the listener request");
-    envoy.send(request(DELTA, LISTENER, "")).await;
-    assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
-
-    world.health.send_replace(Some(Health::Unhealthy { message: "HTTP 503".into() }));
-    let report = DeltaDiscoveryRequest::decode(stream.receive().await).unwrap();
-    assert_eq!(report.type_url, HEALTH);
-    assert_eq!(report.error_detail.unwrap().message, "HTTP 503");
-    envoy.send(request(DELTA, LISTENER, "2")).await;
-    assert_eq!(types(&mut stream, 1).await, [LISTENER]);
-    assert!(stream.is_quiet_for(LONG).await, "told once per change and stream");
-
-    drop((envoy, stream));
-    let (envoy, mut stream) = world.connected(DELTA).await;
-    envoy.send(request(DELTA, LISTENER, "")).await;
-    assert_eq!(types(&mut stream, 2).await, [LISTENER, NAME_TABLE]);
-    let report = DeltaDiscoveryRequest::decode(stream.receive().await).unwrap();
-    assert_eq!(report.error_detail.unwrap().message, "HTTP 503");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_workload_that_becomes_healthy_gets_new_streams() {
-    let mut world = World::new().await;
-    world.health.send_replace(Some(Health::Healthy));
-    for _ in 0..2 {
-        let (mut envoy, mut stream) = world.connected(DELTA).await;
-        envoy.send(request(DELTA, LISTENER, "")).await;
-        assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
-        assert_eq!(envoy.end().await, Code::Ok);
-    }
-    let (mut envoy, mut stream) = world.connected(DELTA).await;
-    envoy.send(request(DELTA, LISTENER, "")).await;
-    assert_eq!(types(&mut stream, 3).await, [LISTENER, NAME_TABLE, HEALTH]);
-    assert!(envoy.is_held_for(LONG).await, "istiod has seen it healthy");
-
-    world.health.send_replace(Some(Health::Unhealthy { message: "HTTP 503".into() }));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    assert!(envoy.is_held_for(LONG).await);
-    world.health.send_replace(Some(Health::Healthy));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    assert_eq!(envoy.end().await, Code::Ok);
 }
 
 #[tokio::test(start_paused = true)]
@@ -542,7 +496,7 @@ async fn serves_at_a_unix_socket() {
     let path = dir.path().join("xds.sock");
     let listener = uds::bind(&path).unwrap();
     let me = nix::unistd::getuid().as_raw();
-    let config = Config { peers: Peers::new(vec![me]), name_table: false };
+    let config = Config { peers: Peers::new(vec![me]), name_table: false, notice: NOTICE };
     let inputs = Inputs {
         health: world.health.subscribe(),
         admission: world.admission.subscribe(),

@@ -108,7 +108,7 @@ impl Flavour {
     pub(super) fn health(self, health: &Health) -> Bytes {
         let trouble = match health {
             Health::Healthy => None,
-            Health::Unhealthy { message } => Some(message.clone()),
+            Health::Unhealthy { message } | Health::Leaving { message } => Some(message.clone()),
         };
         self.answer(HEALTH, &Response::default(), trouble)
     }
@@ -244,6 +244,10 @@ fn status_message(payload: Option<&[u8]>) -> Result<&str, Malformed> {
 
 /// Listeners: the first request for them is our turn to speak.
 pub(super) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// Clusters.
+pub(super) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Routes of listeners.
+pub(super) const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 /// The name table (Istio's `pkg/model/xds.go`).
 pub(super) const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 /// Health reports; istiod never responds to them.

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::envoy::admin::INBOUND_ARRIVALS;
 use crate::workload::ProxyConfig;
 
 pub(super) fn config(proxy: &ProxyConfig) -> Value {
@@ -39,8 +40,9 @@ fn patterns(proxy: &ProxyConfig) -> Vec<Value> {
         patterns.push(json!({"safe_regex": {"regex": regex}}));
     }
     patterns.extend([json!({"prefix": "component"}), json!({"prefix": "istio"})]);
-    // A drain sees by it when nobody is connected any more.
-    patterns.push(json!({"suffix": "downstream_cx_active"}));
+    // A drain sees by them when nobody is connected any more, and nobody comes.
+    patterns
+        .extend(["downstream_cx_active", INBOUND_ARRIVALS].map(|suffix| json!({"suffix": suffix})));
     patterns
 }
 

@@ -57,7 +57,7 @@ impl World {
             admission: admission.subscribe(),
             claims: claims.subscribe(),
         };
-        let config = Config { peers: Peers::new(vec![]), name_table: true };
+        let config = Config { peers: Peers::new(vec![]), name_table: true, notice: super::NOTICE };
         let relay = relay_over(config, wire, inputs, clock::system(), tasks.child());
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let connections = stream::iter([Ok(theirs)]).chain(stream::pending());

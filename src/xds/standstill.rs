@@ -1,0 +1,88 @@
+//! What Envoy keeps while the others hear that this machine takes no more requests.
+//!
+//! Istiod takes the services of an unhealthy machine out of its own Envoy's configuration, at the
+//! moment when it tells the others. Requests of those who hear it a little later would find an
+//! Envoy that does not know their service any more, and fail. So clusters, listeners and routes are
+//! held back for as long as requests may still come.
+
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Health, wire};
+
+/// The standstill of one stream.
+pub(super) struct Standstill {
+    /// How long the others have to hear of it.
+    notice: Duration,
+    stage: watch::Sender<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Istiod has not heard in this stream that the machine takes requests.
+    Unknown,
+    /// It takes requests.
+    Serving,
+    /// It takes none any more, and the others are hearing of that.
+    Until(Instant),
+    /// The same, until its Envoy has ended.
+    ToTheEnd,
+}
+
+impl Standstill {
+    pub(super) fn new(notice: Duration) -> Self {
+        Self { notice, stage: watch::Sender::new(Stage::Unknown) }
+    }
+
+    /// Istiod is told this.
+    ///
+    /// A machine that takes requests again gets a new stream, which says what is so by then: what
+    /// is held back is not worth passing any more.
+    pub(super) fn told(&self, health: &Health) {
+        self.stage.send_modify(|stage| {
+            *stage = match (health, *stage) {
+                (Health::Healthy, Stage::Unknown) => Stage::Serving,
+                (Health::Unhealthy { .. }, Stage::Serving) => {
+                    Stage::Until(Instant::now() + self.notice)
+                }
+                (Health::Leaving { .. }, Stage::Serving | Stage::Until(_)) => Stage::ToTheEnd,
+                (_, same) => same,
+            };
+        });
+    }
+
+    /// Whether what it concerns has to wait.
+    pub(super) fn holds(&self) -> bool {
+        match *self.stage.borrow() {
+            Stage::Unknown | Stage::Serving => false,
+            Stage::Until(end) => Instant::now() < end,
+            Stage::ToTheEnd => true,
+        }
+    }
+
+    /// Waits until what was held back may pass.
+    pub(super) async fn over(&self) {
+        let mut stage = self.stage.subscribe();
+        loop {
+            let now = *stage.borrow_and_update();
+            let end = async {
+                match now {
+                    Stage::Until(end) => sleep_until(end).await,
+                    _ => pending().await,
+                }
+            };
+            tokio::select! {
+                () = end => return,
+                _ = stage.changed() => {}
+            }
+        }
+    }
+}
+
+/// Whether responses with resources of this type are held back: those that make a service known.
+pub(super) fn concerns(type_url: &str) -> bool {
+    [wire::CLUSTER, wire::LISTENER, wire::ROUTE].contains(&type_url)
+}
