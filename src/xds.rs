@@ -24,7 +24,7 @@
 //! acknowledged; other types that Envoy does not know are dropped. These answers must follow
 //! Envoy's first message, which alone carries the node.
 //!
-//! *A workload that becomes healthy* gets new streams, one at once and one a second later. Istiod
+//! *A workload that becomes healthy* gets new streams, some at once and one a second later. Istiod
 //! decides at the beginning of a stream which services a machine belongs to, and an unhealthy one
 //! belongs to none; when it becomes healthy istiod means to decide again, but may do so before it
 //! has taken note itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the

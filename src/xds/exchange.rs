@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -90,10 +91,28 @@ pub(super) async fn exchange<U: Upstream>(
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
-        () = progress.recovery(&session.shared.recovery) => return End::Renewed { answered: true },
+        () = recovery(session, &progress) => return End::Renewed { answered: true },
         () = others(&mut claims) => return End::Renewed { answered: progress.is_answered() },
     };
     End::Upstream { error, answered: progress.is_answered() }
+}
+
+/// Waits until a workload that becomes healthy has to have a new stream, and has the connection for
+/// it made meanwhile.
+async fn recovery<U: Upstream>(session: &Session<U>, progress: &Progress) {
+    let mut recovers = progress.recovers.subscribe();
+    loop {
+        if recovers.wait_for(|recovers| *recovers).await.is_err() {
+            return pending().await;
+        }
+        let renewal = async {
+            tokio::join!(progress.recovered(&session.shared.recovery), session.make_spare())
+        };
+        tokio::select! {
+            _ = renewal => return,
+            _ = recovers.wait_for(|recovers| !recovers) => {}
+        }
+    }
 }
 
 /// Waits for other claims.
@@ -146,7 +165,10 @@ impl Requests {
 struct Progress {
     asked: Notify,
     answered: AtomicBool,
-    recovered: Notify,
+    /// Whether the workload becomes healthy, by what istiod was told.
+    recovers: watch::Sender<bool>,
+    /// Whether a response has named a service of the workload.
+    serves: AtomicBool,
 }
 
 impl Progress {
@@ -154,13 +176,18 @@ impl Progress {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends some time after istiod was told that the workload is healthy, and had not been before.
-    async fn recovery(&self, stage: &AtomicUsize) {
-        self.recovered.notified().await;
-        let Some(pause) = RECOVERY.get(stage.load(Ordering::Relaxed)) else {
-            return pending().await;
-        };
-        tokio::time::sleep(*pause).await;
+    /// Waits until istiod, which was told in this stream that the workload is healthy, has to be
+    /// asked anew for what that brings.
+    async fn recovered(&self, stage: &AtomicUsize) {
+        let now = stage.load(Ordering::Relaxed);
+        let Some(&pause) = RECOVERY.get(now) else { return pending().await };
+        sleep(pause).await;
+        let (&last, early) = RECOVERY.split_last().unwrap_or((&pause, &[]));
+        // The first of them was opened before the report: what it brought is of an earlier time.
+        if now > 0 && now < early.len() && self.serves.load(Ordering::Relaxed) {
+            stage.store(early.len(), Ordering::Relaxed);
+            sleep(last.saturating_sub(pause)).await;
+        }
         if !self.is_answered() {
             return pending().await;
         }
@@ -170,7 +197,7 @@ impl Progress {
     /// Ends when the first response is overdue.
     async fn silence(&self) -> StreamError {
         self.asked.notified().await;
-        tokio::time::sleep(ANSWER_LIMIT).await;
+        sleep(ANSWER_LIMIT).await;
         if self.is_answered() {
             pending::<()>().await;
         }
@@ -253,13 +280,12 @@ impl<U: Upstream> Upward<'_, U> {
         self.standstill.told(&now);
         self.send(self.session.flavour.health(&now)).await;
         let stage = &self.session.shared.recovery;
-        match now {
-            Health::Unhealthy { .. } | Health::Leaving { .. } => stage.store(0, Ordering::Relaxed),
-            Health::Healthy if stage.load(Ordering::Relaxed) < RECOVERY.len() => {
-                self.progress.recovered.notify_one();
-            }
-            Health::Healthy => {}
+        let healthy = matches!(now, Health::Healthy);
+        if !healthy {
+            stage.store(0, Ordering::Relaxed);
         }
+        let recovers = healthy && stage.load(Ordering::Relaxed) < RECOVERY.len();
+        self.progress.recovers.send_replace(recovers);
     }
 
     async fn send(&self, message: Bytes) {
@@ -338,6 +364,9 @@ impl<U: Upstream> Downward<'_, U> {
         shared.ledger.count(|state| state.responses += 1);
         match flavour.response(&message) {
             Ok(response) if wire::is_for_envoy(response.type_url) => {
+                if flavour.names_service(&response, &message) {
+                    self.progress.serves.store(true, Ordering::Relaxed);
+                }
                 if standstill::concerns(response.type_url) {
                     self.held.push_back(message);
                     if !self.standstill.holds() || self.held.len() > HELD {
@@ -408,10 +437,18 @@ const OPENING_SIZE: usize = 16 << 20;
 const OPENING_COUNT: usize = 1024;
 /// Istiod answers within seconds even when it computes a large mesh for many proxies at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// When a workload that has become healthy gets its new streams. Istiod takes note of a report
-/// within some ten milliseconds, and tells the others a tenth of a second later: the first stream is
-/// to come between the two. The second one is for an istiod that is busier than that.
-const RECOVERY: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
+/// When a workload that has become healthy gets its new streams, each counted from the report in
+/// the stream before. Istiod takes note of a report within some ten milliseconds, or more when it is
+/// busy, and tells the others a tenth of a second later: a stream is to come between the two. As
+/// soon as one has brought the workload's services, only the last one follows, for an istiod that is
+/// busier than that.
+const RECOVERY: [Duration; 5] = [
+    Duration::from_millis(30),
+    Duration::from_millis(30),
+    Duration::from_millis(60),
+    Duration::from_millis(120),
+    Duration::from_secs(1),
+];
 /// Responses that are held back at most.
 const HELD: usize = 64;
 /// Characters kept of istiod's reason.

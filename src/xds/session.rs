@@ -19,6 +19,7 @@ use super::state::Phase;
 use super::upstream::{DialFailure, Line, StreamError, Upstream};
 use super::wire::Flavour;
 use crate::base::backoff::Retry;
+use crate::base::trouble::chain;
 
 /// One stream of Envoy.
 pub(super) struct Session<U> {
@@ -61,8 +62,10 @@ impl<U: Upstream> Session<U> {
                 End::Renewed { answered: false } if requests.can_repeat() => {}
                 End::Renewed { .. } => {
                     debug!("Istiod shall look at this machine anew, in a new stream.");
-                    let line = self.dial().await;
-                    self.shared.keep(line);
+                    if !self.shared.has_spare() {
+                        let line = self.dial().await;
+                        self.shared.keep(line);
+                    }
                     return Status::ok("");
                 }
                 End::Upstream { error, answered: true } => {
@@ -110,20 +113,33 @@ impl<U: Upstream> Session<U> {
             self.shared.due().await;
             self.admission().await;
             self.shared.report(self.number, |ledger| ledger.enter_dialling());
-            match timeout(DIAL_LIMIT, self.shared.upstream.dial()).await.unwrap_or_else(too_slow) {
-                Ok(line) => {
-                    self.shared.ledger.count(|state| {
-                        state.connections += 1;
-                        state.peer = Some(line.peer.clone());
-                    });
-                    return line;
-                }
-                Err(failure) => {
-                    self.shared.ledger.count(|state| state.failures += 1);
-                    self.shared.failed(self.number, &failure.into());
-                }
+            match self.connect().await {
+                Ok(line) => return line,
+                Err(failure) => self.shared.failed(self.number, &failure.into()),
             }
         }
+    }
+
+    /// Makes a connection for Envoy's next stream while this one is in use; another try is made
+    /// when it is needed and there is none.
+    pub(super) async fn make_spare(&self) {
+        match self.connect().await {
+            Ok(line) => self.shared.keep(line),
+            Err(failure) => debug!(error = chain(&failure), "No connection to spare."),
+        }
+    }
+
+    async fn connect(&self) -> Result<Line, DialFailure> {
+        let dialled = timeout(DIAL_LIMIT, self.shared.upstream.dial()).await;
+        let dialled = dialled.unwrap_or_else(too_slow);
+        self.shared.ledger.count(|state| match &dialled {
+            Ok(line) => {
+                state.connections += 1;
+                state.peer = Some(line.peer.clone());
+            }
+            Err(_) => state.failures += 1,
+        });
+        dialled
     }
 }
 

@@ -157,6 +157,11 @@ impl<U> Shared<U> {
         *locked(&self.spare) = Some(Spare { line, since: Instant::now() });
     }
 
+    /// Whether a connection waits for Envoy's next stream.
+    pub(super) fn has_spare(&self) -> bool {
+        locked(&self.spare).is_some()
+    }
+
     /// The connection that waits for this stream, if there is a fresh one.
     pub(super) fn take_spare(&self) -> Option<Line> {
         let spare = locked(&self.spare).take()?;

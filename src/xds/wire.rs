@@ -69,6 +69,23 @@ impl Flavour {
         Ok(found)
     }
 
+    /// Whether a response has a cluster for a service of the workload itself
+    /// (`inbound|PORT||`, Istio's `pilot/pkg/model/push_context.go`).
+    pub(super) fn names_service(self, response: &Response<'_>, message: &[u8]) -> bool {
+        if response.type_url != CLUSTER {
+            return false;
+        }
+        let resources = payloads(message, 2);
+        let mut names: Box<dyn Iterator<Item = &[u8]>> = match self {
+            Self::Delta => Box::new(resources.flat_map(|resource| payloads(resource, 3))),
+            // The name is in the cluster, which is in an `Any`.
+            Self::StateOfTheWorld => Box::new(
+                resources.flat_map(|any| payloads(any, 2)).flat_map(|cluster| payloads(cluster, 1)),
+            ),
+        };
+        names.any(|name| name.starts_with(b"inbound|"))
+    }
+
     /// A first request for everything of a type.
     pub(super) fn subscription(self, type_url: &str) -> Bytes {
         self.answer(type_url, &Response::default(), None)
@@ -224,6 +241,12 @@ impl<'a> Fields<'a> {
         self.0 = rest;
         Ok(skipped)
     }
+}
+
+/// The payloads of the fields with this number, up to the first malformed field.
+fn payloads(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
+    let fields = Fields(message).map_while(Result::ok);
+    fields.filter(move |field| field.number == number).filter_map(|field| field.payload)
 }
 
 fn text(payload: Option<&[u8]>) -> Result<&str, Malformed> {

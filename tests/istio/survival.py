@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import threading
 import time
 
 from case import LAB, Load, Traffic
@@ -172,6 +173,27 @@ class Survival(Traffic):
         # What the machine itself asks for while no proxy runs is refused at once.
         print(f"{len(own.bad)} of {own.good + len(own.bad)} requests of the machine itself were refused", flush=True)
         self.assertEqual({code for _, code, _ in own.bad} - {0}, set())
+
+    @contextlib.contextmanager
+    def hears_late(self, vm):
+        """For longer than `registration.leaveDelay` this machine's Envoy is told nothing of the others."""
+        os.kill(vm.process.pid, signal.SIGSTOP)
+        thaw = threading.Timer(3.5, os.kill, (vm.process.pid, signal.SIGCONT))
+        thaw.start()
+        yield
+        thaw.join()
+
+    def test_those_who_hear_late_of_a_machine_that_restarts_or_stops_lose_nothing(self):
+        both = self.two_endpoints()
+        with self.nothing_lost(self.calls[0], self.calls[0], self.calls[0]):
+            with self.hears_late(self.vm1):
+                made = self.vm2.command("proxy", "restart")
+                self.assertEqual(made.returncode, 0, made.stderr)
+                self.vm2.until_ready()
+            until("both are endpoints again", lambda: self.endpoints() == both)
+            with self.hears_late(self.vm1):
+                self.assertEqual(self.vm2.stop(), 0)
+            until("the machine that has stopped is left out", lambda: self.endpoints() == both - {self.vm2.ip})
 
     def test_leaving_without_an_agent_leaves_no_proxy(self):
         self.kill(self.vm2)
