@@ -43,6 +43,8 @@
 mod exchange;
 mod frames;
 mod node;
+mod progress;
+mod requests;
 mod service;
 mod session;
 mod shared;

@@ -5,14 +5,12 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -21,6 +19,8 @@ use tracing::{debug, warn};
 
 use super::frames::{Incoming, Outgoing};
 use super::node;
+use super::progress::{Progress, RECOVERY};
+use super::requests::Requests;
 use super::session::Session;
 use super::standstill::{self, Standstill};
 use super::upstream::{Line, StreamError, Upstream};
@@ -119,89 +119,6 @@ async fn recovery<U: Upstream>(session: &Session<U>, progress: &Progress) {
 async fn others(claims: &mut watch::Receiver<Claims>) {
     if claims.changed().await.is_err() {
         pending().await
-    }
-}
-
-/// Envoy's requests. Those sent before istiod's first response are kept, to be sent again.
-pub(super) struct Requests {
-    incoming: Incoming,
-    opening: VecDeque<Bytes>,
-    opening_size: usize,
-    /// False once istiod has responded, or when the opening was too large to be kept.
-    keeps: bool,
-}
-
-impl Requests {
-    pub(super) fn new(body: Body) -> Self {
-        let incoming = Incoming::new(body, REQUEST_LIMIT);
-        Self { incoming, opening: VecDeque::new(), opening_size: 0, keeps: true }
-    }
-
-    /// Whether another try would see all of Envoy's requests.
-    pub(super) fn can_repeat(&self) -> bool {
-        self.keeps
-    }
-
-    /// The next request from Envoy; nothing is lost when the future is dropped.
-    async fn next(&mut self, progress: &Progress) -> Result<Option<Bytes>, Status> {
-        let message = self.incoming.next().await?;
-        if let Some(message) = message.as_ref().filter(|_| self.keeps) {
-            self.opening_size = self.opening_size.saturating_add(message.len());
-            self.opening.push_back(message.clone());
-            if progress.is_answered()
-                || self.opening_size > OPENING_SIZE
-                || self.opening.len() > OPENING_COUNT
-            {
-                self.keeps = false;
-                self.opening = VecDeque::new();
-            }
-        }
-        Ok(message)
-    }
-}
-
-/// What the two directions tell each other.
-#[derive(Default)]
-struct Progress {
-    asked: Notify,
-    answered: AtomicBool,
-    /// Whether the workload becomes healthy, by what istiod was told.
-    recovers: watch::Sender<bool>,
-    /// Whether a response has named a service of the workload.
-    serves: AtomicBool,
-}
-
-impl Progress {
-    fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    /// Waits until istiod, which was told in this stream that the workload is healthy, has to be
-    /// asked anew for what that brings.
-    async fn recovered(&self, stage: &AtomicUsize) {
-        let now = stage.load(Ordering::Relaxed);
-        let Some(&pause) = RECOVERY.get(now) else { return pending().await };
-        sleep(pause).await;
-        let (&last, early) = RECOVERY.split_last().unwrap_or((&pause, &[]));
-        // The first of them was opened before the report: what it brought is of an earlier time.
-        if now > 0 && now < early.len() && self.serves.load(Ordering::Relaxed) {
-            stage.store(early.len(), Ordering::Relaxed);
-            sleep(last.saturating_sub(pause)).await;
-        }
-        if !self.is_answered() {
-            return pending().await;
-        }
-        stage.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Ends when the first response is overdue.
-    async fn silence(&self) -> StreamError {
-        self.asked.notified().await;
-        sleep(ANSWER_LIMIT).await;
-        if self.is_answered() {
-            pending::<()>().await;
-        }
-        StreamError::Silent { limit: ANSWER_LIMIT }
     }
 }
 
@@ -427,28 +344,8 @@ impl<U: Upstream> Downward<'_, U> {
 /// Requests that wait for istiod to read them. Envoy answers each response once, so only an
 /// istiod that has stopped reading fills this; Envoy then waits by flow control.
 const REQUESTS: usize = 1024;
-/// The largest request of Envoy, which may list all resources it knows.
-const REQUEST_LIMIT: usize = 16 << 20;
 /// The largest response of istiod: far above that of any mesh seen, far below what breaks a host.
 const RESPONSE_LIMIT: usize = 256 << 20;
-/// Bytes of requests that are kept until istiod's first response.
-const OPENING_SIZE: usize = 16 << 20;
-/// Number of requests that are kept until istiod's first response; Envoy sends one per type.
-const OPENING_COUNT: usize = 1024;
-/// Istiod answers within seconds even when it computes a large mesh for many proxies at once.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// When a workload that has become healthy gets its new streams, each counted from the report in
-/// the stream before. Istiod takes note of a report within some ten milliseconds, or more when it is
-/// busy, and tells the others a tenth of a second later: a stream is to come between the two. As
-/// soon as one has brought the workload's services, only the last one follows, for an istiod that is
-/// busier than that.
-const RECOVERY: [Duration; 5] = [
-    Duration::from_millis(30),
-    Duration::from_millis(30),
-    Duration::from_millis(60),
-    Duration::from_millis(120),
-    Duration::from_secs(1),
-];
 /// Responses that are held back at most.
 const HELD: usize = 64;
 /// Characters kept of istiod's reason.

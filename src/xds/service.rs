@@ -22,8 +22,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use super::exchange::Requests;
 use super::frames::Outgoing;
+use super::requests::Requests;
 use super::session::Session;
 use super::shared::Shared;
 use super::upstream::Upstream;

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::debug;
 
-use super::exchange::{End, Requests, exchange};
+use super::exchange::{End, exchange};
+use super::requests::Requests;
 use super::shared::Shared;
 use super::state::Phase;
 use super::upstream::{DialFailure, Line, StreamError, Upstream};
