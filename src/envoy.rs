@@ -56,6 +56,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// Its bootstrap.
     pub bootstrap: serde_json::Value,
+    /// The version of the agent that made the bootstrap.
+    pub version: String,
     /// The port of its admin interface on localhost.
     pub admin_port: u16,
     /// `--log-level`, optionally with components as Istio writes it: `warning,conn_handler:debug`.
@@ -115,6 +117,8 @@ pub struct ProxyState {
     pub pid: Option<u32>,
     /// Who started it.
     pub origin: ProxyOrigin,
+    /// The version of the agent that made its bootstrap, where this one would make another.
+    pub bootstrap_of: Option<String>,
     /// Its version.
     pub version: Option<String>,
     /// Starts after an end that nobody had asked for.

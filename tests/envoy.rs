@@ -74,6 +74,7 @@ fn config(directory: &Path, admin_port: u16) -> Config {
         user: resolve_user(None).unwrap(),
         directory: directory.to_owned(),
         bootstrap,
+        version: "1.0.0".to_owned(),
         admin_port,
         log_level: "warning".to_owned(),
         drain_time: Duration::from_secs(45),

@@ -189,6 +189,11 @@ fn proxy(status: &Value) -> String {
     if status.pointer("/proxy/origin").and_then(Value::as_str) == Some("adopted") {
         line.push_str(" (adopted)");
     }
+    if let Some(version) = status.pointer("/proxy/bootstrap_of").and_then(Value::as_str) {
+        line.push_str(&format!(
+            ", with the bootstrap of vm-agent {version} (`vm-agent proxy restart` gives it ours)"
+        ));
+    }
     if let Some(restarts) = number("/proxy/restarts").filter(|&count| count > 0) {
         line.push_str(&format!(", {restarts} restarts"));
     }

@@ -95,21 +95,24 @@ impl Admin {
         self.ask(Method::POST, "/healthcheck/ok").await.map(drop)
     }
 
-    /// Has every inbound connection end, until the process does: nothing can take this back.
-    pub(super) async fn wind_up(self) -> io::Result<()> {
+    /// Prepares it for its end: has every inbound connection end, waits until none is left and
+    /// nobody comes any more, for at most `limit`, and takes none after that; what is under way has
+    /// another moment. Nothing can take this back.
+    pub(super) async fn retire(self, limit: Duration) -> io::Result<()> {
         let path = "/drain_listeners?inboundonly&graceful&skip_exit";
-        self.ask(Method::POST, path).await.map(drop)
-    }
-
-    /// Takes no further inbound connection: they are refused, and the proxies of the others turn to
-    /// another machine. What is open stays open.
-    pub(super) async fn close(self) -> io::Result<()> {
-        self.ask(Method::POST, "/drain_listeners?inboundonly").await.map(drop)
+        self.ask(Method::POST, path).await?;
+        drop(timeout(limit, self.quiet()).await);
+        // Who comes from now on is refused, and the proxies of the others turn to another machine.
+        self.ask(Method::POST, "/drain_listeners?inboundonly").await?;
+        if timeout(CLOSING_LIMIT, self.empty()).await.is_err() {
+            tracing::info!("Connections are still open; ending the proxy all the same.");
+        }
+        Ok(())
     }
 
     /// Waits until no connection is left, and none has come for a while: one that comes now and then
     /// is of somebody who has not heard yet. It gives up when it gets no answer.
-    pub(super) async fn idle(self) {
+    async fn quiet(self) {
         let (mut quiet, mut arrived) = (0, None);
         while quiet < QUIET {
             sleep(LOOK).await;
@@ -121,7 +124,7 @@ impl Admin {
     }
 
     /// Waits until no connection is left. It gives up when it gets no answer.
-    pub(super) async fn empty(self) {
+    async fn empty(self) {
         // The workers close what they close on their own: it is gone by the first look.
         loop {
             sleep(LOOK).await;
@@ -225,6 +228,8 @@ const DRAINING: u64 = 1;
 /// The statistic that counts inbound connections, without the name of the listener's address.
 pub(super) const INBOUND_ARRIVALS: &str = "_15006.downstream_cx_total";
 const LOOK: Duration = Duration::from_millis(200);
+/// What is under way may end after the last connection was taken.
+const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 /// Looks in a row at which nobody was there.
 const QUIET: u32 = 3;
 /// A proxy that answers later than this hangs.

@@ -1,33 +1,112 @@
-//! What an Envoy was started with, as one word: two of the same word are the same Envoy.
+//! What an Envoy was started with, as one word, for the note that outlives its agent.
 
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::process::arguments;
 use super::{Config, ProxyUser};
 
-/// The fingerprint of what a configuration starts: binary (its place and its file), user, arguments,
-/// bootstrap. It is the same for the next agent as long as none of them changes; a package that
-/// replaces the binary changes it.
-pub(super) fn of(config: &Config) -> String {
-    let mut digest = Context::new(&SHA256);
-    let mut add = |part: &[u8]| {
-        // With their lengths, so that no two lists of parts are the same text.
-        digest.update(&(part.len() as u64).to_be_bytes());
-        digest.update(part);
-    };
-    add(config.binary.as_os_str().as_bytes());
-    let file = config.binary.metadata().ok();
-    let file =
-        file.map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
-    add(format!("{file:?}").as_bytes());
-    let user = config.user.map(|ProxyUser { uid, gid }| (uid, gid));
-    add(format!("{user:?} {}", config.transparent).as_bytes());
-    add(config.bootstrap.to_string().as_bytes());
-    for argument in arguments(config) {
-        add(argument.as_bytes());
+/// What an Envoy was started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    /// Of the process: binary (its place and its file), user, arguments, and the port by which it is
+    /// told what to do. A package that replaces the binary changes it.
+    process: String,
+    /// Of the bootstrap.
+    bootstrap: String,
+    /// Of the agent that made the bootstrap.
+    pub(super) version: String,
+}
+
+/// What a running Envoy is to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// What it would start itself.
+    Same,
+    /// The same process, with another bootstrap, which another version of the agent has made. It is
+    /// as good as on the day before, and worth more than what is new in ours.
+    Older,
+    /// Something else.
+    Other,
+}
+
+impl Fingerprint {
+    /// The fingerprint of what a configuration starts.
+    pub(super) fn of(config: &Config) -> Self {
+        let binary = config.binary.metadata().ok();
+        let file = binary
+            .map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
+        let user = config.user.map(|ProxyUser { uid, gid }| (uid, gid));
+        let rest = format!("{file:?} {user:?} {} {}", config.transparent, config.admin_port);
+        let mut process = Digest::new();
+        process.add(config.binary.as_os_str().as_bytes());
+        process.add(rest.as_bytes());
+        for argument in arguments(config) {
+            process.add(argument.as_bytes());
+        }
+        let mut bootstrap = Digest::new();
+        bootstrap.add(config.bootstrap.to_string().as_bytes());
+        Self {
+            process: process.finish(),
+            bootstrap: bootstrap.finish(),
+            version: config.version.clone(),
+        }
     }
-    digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+
+    /// What an Envoy that was started with `other` is to an agent that starts this.
+    pub(super) fn fits(&self, other: &Self) -> Fit {
+        if self.process != other.process {
+            Fit::Other
+        } else if self.bootstrap == other.bootstrap {
+            Fit::Same
+        } else if self.version == other.version {
+            Fit::Other
+        } else {
+            Fit::Older
+        }
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}:{}:{}", self.process, self.bootstrap, self.version)
+    }
+}
+
+/// It is no fingerprint.
+#[derive(Debug)]
+pub(super) struct NoFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = NoFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        let mut part = || parts.next().ok_or(NoFingerprint);
+        Ok(Self { process: part()?, bootstrap: part()?, version: part()? })
+    }
+}
+
+struct Digest(Context);
+
+impl Digest {
+    fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// With its length, so that no two lists of parts are the same text.
+    fn add(&mut self, part: &[u8]) {
+        self.0.update(&(part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    /// Half of it says enough: nobody gains by two that are alike.
+    fn finish(self) -> String {
+        let digest = self.0.finish();
+        digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }

@@ -41,13 +41,9 @@ pub(super) async fn end(directory: &Path, noted: &Noted, admin: Option<Admin>, l
     tracing::warn!(pid = noted.pid, "Ending the proxy of an earlier agent.");
     condemn(directory);
     if let Some(admin) = admin {
-        let drained = async {
-            if admin.wind_up().await.is_ok() {
-                admin.idle().await;
-            }
-        };
         tokio::select! {
-            drained = timeout(limit, drained) => drop(drained),
+            // One that does not answer is ended all the same.
+            retired = admin.retire(limit) => drop(retired),
             () = gone(noted) => {}
         }
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::fingerprint::Fingerprint;
 use crate::base::fsio::{self, FileError};
 
 /// The note of a run directory.
@@ -20,7 +21,7 @@ pub(super) struct Noted {
     started: u64,
     /// What it was started with; `None` when it is on its way out, or was noted by an agent that did
     /// not say.
-    fingerprint: Option<String>,
+    pub(super) fingerprint: Option<Fingerprint>,
 }
 
 impl Note {
@@ -57,16 +58,12 @@ impl Note {
         let mut parts = text.split_whitespace();
         let pid = parts.next()?.parse().ok()?;
         let started = parts.next()?.parse().ok()?;
-        Some(Noted { pid, started, fingerprint: parts.next().map(str::to_owned) })
+        let fingerprint = parts.next().and_then(|word| word.parse().ok());
+        Some(Noted { pid, started, fingerprint })
     }
 }
 
 impl Noted {
-    /// Whether it was started with this.
-    pub(super) fn is_of(&self, fingerprint: &str) -> bool {
-        self.fingerprint.as_deref() == Some(fingerprint)
-    }
-
     /// Whether the process is still there. One that merely has its number was started at another time.
     pub(super) fn lives(&self) -> bool {
         start_time(self.pid) == Some(self.started)
@@ -123,12 +120,12 @@ mod tests {
     fn a_process_is_known_by_what_it_was_started_with_until_it_is_condemned() {
         let directory = tempfile::tempdir().unwrap();
         let note = Note::new(directory.path());
-        note.write(std::process::id(), "f").unwrap();
+        note.write(std::process::id(), "process:bootstrap:1.0.0").unwrap();
         let noted = note.living().unwrap();
-        assert_eq!((noted.is_of("f"), noted.is_of("g")), (true, false));
+        assert_eq!(noted.fingerprint.clone().unwrap().to_string(), "process:bootstrap:1.0.0");
         assert!(noted.age().unwrap() < Duration::from_secs(3600));
         note.condemn().unwrap();
-        assert!(!note.living().unwrap().is_of("f"));
+        assert_eq!(note.living().unwrap().fingerprint, None);
     }
 
     #[test]

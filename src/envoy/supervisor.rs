@@ -7,7 +7,7 @@ mod look;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::admin::Admin;
 use super::handle::{End, Handle, How, Wish};
@@ -215,7 +215,7 @@ impl Supervisor {
         end
     }
 
-    /// Has its connections end, waits until none is left or the time is over, and takes no more.
+    /// Tells the others, where that is due, and has it prepare for its end.
     async fn wind_up(&mut self, process: &mut Process, mut end: End) -> End {
         let (admin, limit) = (self.admin(), self.config.termination_drain);
         self.state.send_modify(|state| state.phase = ProxyPhase::Draining);
@@ -223,23 +223,16 @@ impl Supervisor {
             How::Restart { notice } => notice,
             How::Kill | How::Stop => Duration::ZERO,
         };
-        let idle = async {
+        let retired = async {
             sleep(notice).await;
-            if let Err(error) = admin.wind_up().await {
+            if let Err(error) = admin.retire(limit).await {
                 tracing::warn!(%error, "The proxy could not be drained.");
             }
-            drop(timeout(limit, admin.idle()).await);
-            if let Err(error) = admin.close().await {
-                tracing::warn!(%error, "The proxy goes on taking connections.");
-            }
-            if timeout(CLOSING_LIMIT, admin.empty()).await.is_err() {
-                tracing::info!("Connections are still open; ending the proxy all the same.");
-            }
         };
-        let mut idle = std::pin::pin!(idle);
+        let mut retired = std::pin::pin!(retired);
         loop {
             tokio::select! {
-                () = &mut idle => return end,
+                () = &mut retired => return end,
                 _ = process.ended() => return end,
                 wish = self.wishes.recv() => match wish {
                     Some(Wish::End(End { how: How::Restart { .. }, .. })) => {}
@@ -292,7 +285,5 @@ fn fresh_backoff() -> Backoff {
 const STABLE: Duration = Duration::from_secs(60);
 /// After so many deaths in a row somebody is told.
 const HOPELESS: u32 = 3;
-/// What is under way may end after the last connection was taken.
-const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 /// What Envoy needs to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(5);

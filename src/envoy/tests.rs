@@ -156,6 +156,7 @@ fn config(directory: &Path, script: &str) -> Config {
         user: None,
         directory: directory.to_owned(),
         bootstrap: Value::Null,
+        version: "1.0.0".to_owned(),
         // Nobody listens there.
         admin_port: 1,
         log_level: "warning,conn_handler:debug".to_owned(),
@@ -269,6 +270,29 @@ async fn a_proxy_that_was_started_with_something_else_is_ended_before_a_new_one_
     assert_eq!(end_leftover(directory.path()).await, None);
 }
 
+#[tokio::test]
+async fn another_version_goes_on_with_a_proxy_whose_bootstrap_it_would_make_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = config(directory.path(), "exec sleep 600");
+    let left = leave_one(first.clone()).await;
+    let bootstrap = serde_json::json!({"node": {"id": "other"}});
+    let next = Config { bootstrap, version: "1.0.1".to_owned(), ..first.clone() };
+    let (handle, _tasks) = supervise(next.clone());
+    let mut state = handle.state();
+    let found = state.wait_for(|state| state.pid.is_some()).await.unwrap().clone();
+    assert_eq!((found.pid, found.bootstrap_of.as_deref()), (Some(left), Some("1.0.0")));
+    // Until somebody wants the new one to count.
+    handle.restart(Duration::ZERO).await;
+    let now = state.borrow().clone();
+    assert_ne!(now.pid, Some(left));
+    assert_eq!(now.bootstrap_of, None);
+    handle.release().await;
+    // Whom it cannot talk to, or what runs as somebody else, it cannot go on with.
+    let other = leave_one(Config { admin_port: 2, version: "1.0.2".to_owned(), ..next }).await;
+    assert_ne!(Some(other), now.pid);
+    assert_eq!(end_leftover(directory.path()).await, Some(other));
+}
+
 /// Ended, and not yet waited for by this process, whose child it is in these tests.
 fn is_zombie(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -291,7 +315,7 @@ async fn a_proxy_on_its_way_out_is_not_gone_on_with() {
         draining = state.wait_for(|state| state.phase == ProxyPhase::Draining) => drop(draining),
     }
     let note = std::fs::read_to_string(directory.path().join("envoy.pid")).unwrap();
-    assert!(!note.contains(&fingerprint::of(&config)), "{note}");
+    assert!(!note.contains(&fingerprint::Fingerprint::of(&config).to_string()), "{note}");
     kill(left);
     stop.await;
 }

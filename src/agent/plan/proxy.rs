@@ -65,6 +65,7 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
         transparent,
         directory: paths.run_directory(),
         bootstrap,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         admin_port,
         log_level: settings.proxy.log_level.clone(),
         drain_time: config.drain_duration,
