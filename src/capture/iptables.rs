@@ -157,6 +157,7 @@ fn matched(one: &Match) -> String {
         Match::NotTo(range) => format!("! -d {range}"),
         Match::ToSelf => "-m addrtype --dst-type LOCAL".to_owned(),
         Match::Tcp => "-p tcp".to_owned(),
+        Match::Syn => "-m tcp --tcp-flags SYN SYN".to_owned(),
         Match::TcpTo(port) => format!("-p tcp -m tcp --dport {port}"),
         Match::TcpNotTo(ports) => {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();

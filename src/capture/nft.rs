@@ -49,7 +49,10 @@ fn hook(chain: Chain) -> (&'static str, &'static str) {
 }
 
 fn line(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.matches.iter().map(matched).collect();
+    // nft does not repeat what another match implies.
+    let implied = |one: &&Match| **one == Match::Tcp && rule.matches.contains(&Match::Syn);
+    let matches = rule.matches.iter().filter(|one| !implied(one));
+    let mut words: Vec<String> = matches.map(matched).collect();
     words.push(action(rule));
     words.push(format!("comment \"{}\"", rule.why));
     words.join(" ")
@@ -66,6 +69,8 @@ fn matched(one: &Match) -> String {
         Match::NotTo(range) => format!("{} daddr != {range}", ip(range.is_ipv4())),
         Match::ToSelf => "fib daddr type local".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
+        // An answer to one, which has this flag, too, is no beginning to the kernel.
+        Match::Syn => "tcp flags syn".to_owned(),
         Match::TcpTo(port) => format!("tcp dport {port}"),
         Match::TcpNotTo(ports) => match ports.as_slice() {
             [port] => format!("tcp dport != {port}"),

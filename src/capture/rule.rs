@@ -74,6 +74,8 @@ pub enum Match {
     ToSelf,
     /// Any TCP.
     Tcp,
+    /// The first packet of a TCP connection.
+    Syn,
     /// TCP to this port.
     TcpTo(u16),
     /// TCP to none of these ports.

@@ -28,7 +28,10 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn add(&mut self, chain: Chain, matches: Vec<Match>, action: Action, why: &'static str) {
+    fn add(&mut self, chain: Chain, mut matches: Vec<Match>, action: Action, why: &'static str) {
+        if matches!(action, Action::Redirect(_) | Action::Tproxy(..)) {
+            only_new(&mut matches);
+        }
         let ipv6 = matches.iter().any(|one| match one {
             Match::From(range) | Match::To(range) | Match::NotTo(range) => !range.is_ipv4(),
             _ => false,
@@ -280,6 +283,15 @@ impl List<'_> {
                 self.rules.insert(first, Rule { chain, matches, action: Action::Return, why });
             }
         }
+    }
+}
+
+/// Connections that are older than the rules go on as they began. The kernel tracks connections only
+/// once there are rules that need it, and takes the first packet that it sees for a new one.
+fn only_new(matches: &mut Vec<Match>) {
+    let is_tcp = |one: &Match| matches!(one, Match::Tcp | Match::TcpTo(_) | Match::TcpNotTo(_));
+    if let Some(tcp) = matches.iter().position(is_tcp) {
+        matches.insert(tcp + 1, Match::Syn);
     }
 }
 

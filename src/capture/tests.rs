@@ -53,21 +53,21 @@ const USUAL: &str = r#"table inet vm_agent {
 		tcp dport 15008 return comment "tunnels of the mesh"
 		tcp dport 22 return comment "excluded port"
 		tcp dport 15020 return comment "excluded port"
-		fib daddr type local meta l4proto tcp redirect to :15006 comment "inbound"
+		fib daddr type local tcp flags syn redirect to :15006 comment "inbound"
 	}
 
 	chain nat_output {
 		type nat hook output priority -95; policy accept;
 		meta nfproto ipv6 return comment "no IPv6 here"
 		oifname "lo" ip saddr 127.0.0.6 return comment "from the proxy to the application"
-		oifname "lo" ip daddr != 127.0.0.1 tcp dport != { 53, 15008 } meta skuid 1337 redirect to :15006 comment "of the proxy to its own machine"
+		oifname "lo" ip daddr != 127.0.0.1 tcp dport != { 53, 15008 } tcp flags syn meta skuid 1337 redirect to :15006 comment "of the proxy to its own machine"
 		oifname "lo" tcp dport != 53 meta skuid != 1337 return comment "within the machine"
 		meta skuid 1337 return comment "of the proxy"
 		meta skgid 1338 return comment "of the agent"
-		ip daddr 127.0.0.53 tcp dport 53 redirect to :15053 comment "DNS"
+		ip daddr 127.0.0.53 tcp dport 53 tcp flags syn redirect to :15053 comment "DNS"
 		ip daddr 127.0.0.53 udp dport 53 redirect to :15053 comment "DNS"
 		ip daddr 127.0.0.1 return comment "loopback"
-		meta l4proto tcp redirect to :15001 comment "outbound"
+		tcp flags syn redirect to :15001 comment "outbound"
 	}
 }
 "#;
@@ -86,15 +86,15 @@ const USUAL_IPTABLES: &str = "*nat
 -A VM_AGENT_NAT_IN -p tcp -m tcp --dport 15008 -j RETURN
 -A VM_AGENT_NAT_IN -p tcp -m tcp --dport 22 -j RETURN
 -A VM_AGENT_NAT_IN -p tcp -m tcp --dport 15020 -j RETURN
--A VM_AGENT_NAT_IN -m addrtype --dst-type LOCAL -p tcp -j REDIRECT --to-ports 15006
+-A VM_AGENT_NAT_IN -m addrtype --dst-type LOCAL -p tcp -m tcp --tcp-flags SYN SYN -j REDIRECT --to-ports 15006
 -A OUTPUT -j VM_AGENT_NAT_OUT
 -A VM_AGENT_NAT_OUT -o lo -s 127.0.0.6 -j RETURN
--A VM_AGENT_NAT_OUT -o lo ! -d 127.0.0.1 -p tcp -m multiport ! --dports 15008 -m owner --uid-owner 1337 -j REDIRECT --to-ports 15006
+-A VM_AGENT_NAT_OUT -o lo ! -d 127.0.0.1 -p tcp -m multiport ! --dports 15008 -m tcp --tcp-flags SYN SYN -m owner --uid-owner 1337 -j REDIRECT --to-ports 15006
 -A VM_AGENT_NAT_OUT -o lo -m owner ! --uid-owner 1337 -j RETURN
 -A VM_AGENT_NAT_OUT -m owner --uid-owner 1337 -j RETURN
 -A VM_AGENT_NAT_OUT -m owner --gid-owner 1338 -j RETURN
 -A VM_AGENT_NAT_OUT -d 127.0.0.1 -j RETURN
--A VM_AGENT_NAT_OUT -p tcp -j REDIRECT --to-ports 15001
+-A VM_AGENT_NAT_OUT -p tcp -m tcp --tcp-flags SYN SYN -j REDIRECT --to-ports 15001
 COMMIT
 ";
 
@@ -150,12 +150,12 @@ fn what_is_excluded_comes_before_what_is_captured() {
         "meta skgid != 5 meta skgid != 6 return",
         "ip daddr 127.0.0.1 return",
         "ip daddr 10.96.0.0/12 return",
-        "tcp dport 8443 redirect to :15001",
-        "ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001",
+        "tcp dport 8443 tcp flags syn redirect to :15001",
+        "ip daddr 10.0.0.0/8 tcp flags syn redirect to :15001",
     ];
     let found: Vec<usize> = order.iter().map(|what| position(&lines, what)).collect();
     assert!(found.is_sorted(), "{found:?} of {lines:#?}");
-    assert!(!lines.iter().any(|line| line.starts_with("meta l4proto tcp redirect to :15001")));
+    assert!(!lines.iter().any(|line| line.starts_with("tcp flags syn redirect to :15001")));
 }
 
 #[test]

@@ -1,8 +1,14 @@
 """The redirect rules: what is planned is what is there, and what is removed leaves nothing."""
 
+import pathlib
 import re
+import subprocess
+import sys
 
 from case import LAB, Case
+from lab import CONTROL_PLANE
+
+LINE = pathlib.Path(__file__).parent / "line.py"
 
 
 def rules(name):
@@ -22,6 +28,22 @@ THIEF = """table ip thief {
   }
 }
 """
+
+
+class End:
+    """One end of a connection: `listen` or `call`."""
+
+    def __init__(self, case, machine, how, address, port):
+        command = ["ip", "netns", "exec", LAB.namespace(machine), sys.executable, LINE, how, address, str(port)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        case.addCleanup(self.process.communicate)
+        case.addCleanup(self.process.kill)
+
+    def say(self, text):
+        print(text, file=self.process.stdin, flush=True)
+
+    def hear(self):
+        return self.process.stdout.readline().strip()
 
 
 class Capture(Case):
@@ -160,6 +182,28 @@ table ip nat {
             self.assertIn("is not installed", made.stderr)
             self.assertIn(f"install the package {other}", made.stderr)
         self.assertEqual(rules("vm1"), before)
+
+    def connection(self, caller, called, address, port):
+        """A connection that stands: the caller's end and the called one's."""
+        there = End(self, called, "listen", address, port)
+        self.assertEqual(there.hear(), "listening")
+        here = End(self, caller, "call", address, port)
+        self.assertEqual((here.hear(), there.hear()), ("connected", "connected"))
+        return here, there
+
+    def test_connections_that_are_older_than_the_rules_go_on(self):
+        for number, flags in enumerate((["nftables"], ["nftables", "--set", "capture.interception=tproxy"], ["iptables-nft"], ["iptables-legacy"])):
+            port = 7000 + 10 * number
+            ours = [self.connection("vm1", "cp", CONTROL_PLANE, port + one) for one in (1, 2)]
+            others = [self.connection("cp", "vm1", self.vm1.ip, port + one) for one in (3, 4)]
+            self.vm_agent("capture", "apply", "--capture", *flags)
+            # Whoever speaks first: it is the first packet that the kernel sees of this connection.
+            for (here, there), turns in zip(ours + others, ((0, 1), (1, 0)) * 2):
+                for turn in turns:
+                    speaker, hearer = (here, there) if turn == 0 else (there, here)
+                    speaker.say("still there?")
+                    self.assertEqual(hearer.hear(), "still there?", flags)
+            LAB.forget_rules("vm1")
 
     def test_settings_with_rubbish_are_named(self):
         for setting, words in (("capture.inboundPorts=80,http", "http"), ("capture.outboundRanges=10.0.0.0/33", "10.0.0.0/33"),
