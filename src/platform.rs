@@ -19,7 +19,7 @@ pub use cloud::{Provider, Told, ask, aws_document, azure_compute, gcp_name};
 pub use fact::{Fact, UnknownFact};
 pub use facts::{Cloud, Facts, Host};
 pub use instance_data::parse as cloud_init;
-pub use machine_id::machine_id;
+pub use machine_id::MachineId;
 pub use metadata::MetadataError;
 pub use record::{Record, RecordError};
 pub use survey::{Survey, survey};

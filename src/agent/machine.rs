@@ -2,7 +2,7 @@
 
 use crate::base::fsio::{self, FileError};
 use crate::config::Paths;
-use crate::platform;
+use crate::platform::MachineId;
 use crate::registry::Machine;
 
 /// The machine: by the system's id below the root, or by one of our own where there is none.
@@ -17,7 +17,7 @@ pub fn machine(paths: &Paths) -> Result<Machine, FileError> {
     let id = format!("{:032x}", rand::random::<u128>());
     fsio::make_directory(&paths.state_directory(), 0o700)?;
     fsio::replace(&path, id.as_bytes(), fsio::SECRET)?;
-    Ok(Machine::of(&id))
+    Ok(known(&MachineId::of(&id)))
 }
 
 /// The machine, if it has an id already.
@@ -25,14 +25,18 @@ pub fn machine(paths: &Paths) -> Result<Machine, FileError> {
 /// # Errors
 /// When the id that we made cannot be read.
 pub fn known_machine(paths: &Paths) -> Result<Option<Machine>, FileError> {
-    if let Some(id) = platform::machine_id(paths.root()) {
-        return Ok(Some(Machine::of(&id)));
+    if let Some(id) = MachineId::read(&paths.root().join("etc/machine-id")) {
+        return Ok(Some(known(&id)));
     }
     match fsio::read_text(&paths.machine_id(), ID_BYTES) {
-        Ok(id) if !id.trim().is_empty() => Ok(Some(Machine::of(id.trim()))),
+        Ok(id) if !id.trim().is_empty() => Ok(Some(known(&MachineId::of(id.trim())))),
         Err(error) if !error.is_missing() => Err(error),
         _ => Ok(None),
     }
+}
+
+fn known(id: &MachineId) -> Machine {
+    Machine::of(&id.known_as())
 }
 
 /// An id is 32 bytes.

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use aws_lc_rs::hmac;
 use sysinfo::System;
 
 use super::cloud::Provider;
 use super::facts::{Host, clean};
+use super::machine_id::MachineId;
 use crate::base::fsio;
 
 /// Where the host's files lie.
@@ -68,10 +68,10 @@ impl Firmware {
 
 pub(super) fn host(firmware: &Firmware, machine_id: &Path) -> Host {
     let said = |text: Result<String, sysinfo::Error>| text.ok().and_then(|text| clean(&text));
-    let whole = id(machine_id).map(|id| hash(&id, MACHINE));
+    let known_as = MachineId::read(machine_id).map(|id| id.known_as());
     Host {
         hostname: super::host_name(),
-        machine_id: whole.and_then(|hash| hash.get(..SHOWN).map(str::to_owned)),
+        machine_id: known_as.and_then(|hash| hash.get(..SHOWN).map(str::to_owned)),
         os_name: said(System::name()),
         os_version: said(System::os_version()),
         kernel: said(System::kernel_version()),
@@ -86,29 +86,13 @@ pub(super) fn host(firmware: &Firmware, machine_id: &Path) -> Host {
 pub(super) fn machine(firmware: &Firmware, host: &Host, machine_id: &Path) -> String {
     let uuid = firmware.uuid.as_deref().unwrap_or_default();
     let name = host.hostname.as_deref().unwrap_or_default();
-    let id = id(machine_id).unwrap_or_default();
-    hash(&id, &format!("{RECORD} {uuid} {name}"))
-}
-
-/// The machine ID itself, which never leaves this file.
-fn id(machine_id: &Path) -> Option<String> {
-    let id = fsio::read_text(machine_id, LINE).ok()?;
-    let id = id.trim();
-    // systemd writes a word there while the first boot has not come so far.
-    (!id.is_empty() && id != "uninitialized").then(|| id.to_owned())
-}
-
-/// The machine ID as a hash for one purpose, as machine-id(5) asks for.
-fn hash(id: &str, purpose: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, id.as_bytes());
-    let hash = hmac::sign(&key, purpose.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let id = MachineId::read(machine_id).unwrap_or_else(|| MachineId::of(""));
+    id.hash(&format!("{RECORD} {uuid} {name}"))
 }
 
 /// Microsoft's tag of every machine in Azure.
 const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
-/// What the hashes are for; another program's differ.
-const MACHINE: &str = "vm-agent machine.id";
+/// What the hash on the disk is for; it is another one than what others know the machine by.
 const RECORD: &str = "vm-agent facts";
 /// Enough to tell a thousand machines apart with certainty, and short enough for names.
 const SHOWN: usize = 12;

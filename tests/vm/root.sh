@@ -59,15 +59,7 @@ CFG
   rm -rf "$root"/etc/hostname "$root"/var/lib/dbus/machine-id "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 }
 
-# A container that may not mount, or has no control groups to write to, cannot boot another one.
-able() {
-  local group=/sys/fs/cgroup
-  [ -d "$group/unified" ] && group=$group/unified
-  unshare --mount true 2>/dev/null && mkdir "$group/vm-agent-try-$$" 2>/dev/null && rmdir "$group/vm-agent-try-$$"
-}
-
 host_packages
-able || { say "this machine cannot boot VMs: it may not mount (CAP_SYS_ADMIN), or not make control groups"; exit 1; }
 [ "$(cat "$ROOT.stamp" 2>/dev/null)" = "$STAMP" ] && exit 0
 [ "$(id -u)" = 0 ] || { say "root is needed to make the VMs' disk: run it with sudo"; exit 1; }
 say "making the VMs' disk (a minute, the first time)"
