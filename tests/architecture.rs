@@ -236,9 +236,9 @@ fn read(path: &Path) -> Option<Source> {
     Some(Source { path: inner.to_owned(), room, code, lines })
 }
 
-/// The code before `#[cfg(test)]`, without comments.
+/// The code without comments, up to the tests where they stand in the file itself.
 fn strip(text: &str) -> String {
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let line = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
     code.lines().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -369,6 +369,9 @@ fn the_checks_find_what_they_look_for() {
     assert_eq!(forbidden_imports(&bad("base", "use crate::agent::Agent;")).len(), 1);
     assert_eq!(forbidden_imports(&bad("base", "// crate::agent")).len(), 0);
     assert_eq!(forbidden_imports(&bad("base", "use crate::{agent, base};")).len(), 1);
+    let tests = |start: &str| format!("#[cfg(test)]\nmod tests{start}\nuse crate::agent::Agent;");
+    assert_eq!(forbidden_imports(&bad("base", &tests(";"))).len(), 1);
+    assert_eq!(forbidden_imports(&bad("base", &tests(" {"))).len(), 0);
     assert_eq!(forbidden_imports(&bad("attic", "")).len(), 1);
     let mut face = bad("base", "use super::agent::Agent;");
     assert_eq!(sideways(&face).len(), 0);

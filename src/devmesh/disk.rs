@@ -41,7 +41,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+    /// Opens the memory in this directory, or makes it there.
+    pub(super) fn open(directory: &Path) -> Result<Self, DiskError> {
+        let path = directory.join(FILE);
         let shown = path.display().to_string();
         match Database::create(path) {
             Ok(database) => Ok(Self { database, path: shown }),
@@ -156,6 +158,8 @@ fn key(name: &str) -> Option<Key> {
     Some(Key::new(resource, parts.next()?, parts.next()?))
 }
 
+/// The file in the directory.
+const FILE: &str = "devmesh.redb";
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");

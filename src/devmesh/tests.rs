@@ -6,19 +6,23 @@ mod restart;
 mod watch;
 mod xds;
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use hyper_util::rt::TokioIo;
+use rcgen::KeyPair;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use super::state::ISTIOD;
 use super::*;
-use crate::base::clock::Clock;
+use crate::base::clock::{self, Clock};
 use crate::identity::{KeyAlgorithm, SpiffeId};
 use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;

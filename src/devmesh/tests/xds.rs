@@ -12,7 +12,7 @@ use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
     Status as Detail,
 };
-use crate::proto::nds::NameTable;
+use crate::proto::nds::{NameInfo, NameTable};
 
 fn node(pairs: &[(&str, &str)]) -> Node {
     let text = |value: &str| prost_types::Value { kind: Some(Kind::StringValue(value.to_owned())) };
