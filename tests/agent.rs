@@ -13,10 +13,9 @@
 mod bed;
 
 use std::path::Path;
-use std::time::Duration;
 
-use bed::{Bed, channel, trouble};
-use serde_json::{Value, json};
+use bed::{Bed, channel, registered, trouble, valid};
+use serde_json::json;
 use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
@@ -26,10 +25,6 @@ mod pages;
 mod sources;
 #[path = "agent/survival.rs"]
 mod survival;
-
-fn valid(status: &Value) -> bool {
-    status["identity"]["valid"] == true
-}
 
 #[tokio::test]
 async fn the_token_comes_first_and_the_certificate_afterwards() {
@@ -127,7 +122,7 @@ async fn a_proxys_stream_registers_the_machine_and_survives_istiods_absence() {
     bed.run(json!({}));
     bed.until("certified", valid).await;
     let _proxy = bed.proxy("client").await;
-    bed.until("registered", |status| status["registration"]["registered"] == true).await;
+    bed.until("registered", registered).await;
     assert_eq!(bed.mesh.entry("vms/client-127.0.0.1").unwrap()["spec"]["serviceAccount"], "client");
     let mut seen = bed.mesh.seen();
     seen.wait_for(|seen| seen.acks > 0).await.unwrap();
@@ -165,19 +160,15 @@ async fn a_missing_group_and_a_wrong_account_are_said_with_istiods_words() {
         .await;
     assert!(status.to_string().contains("Create the WorkloadGroup"), "and what to do");
     other.mesh.add_group("vms/client");
-    other.until("registered", |status| status["registration"]["registered"] == true).await;
+    other.until("registered", registered).await;
 }
 
 #[tokio::test]
 async fn our_own_entry_is_applied_before_istiod_is_asked_and_removed_on_stop() {
     let mut bed = Bed::new().await;
-    let token =
-        bed.mesh.token("vms", "client", "https://kubernetes.default.svc", Duration::from_secs(600));
-    std::fs::write(bed.path("kube-token"), token).unwrap();
-    let registration = json!({"registration": {"mode": "kubernetes", "removeOnStop": true, "kubernetes": {
-        "server": format!("https://localhost:{}", bed.mesh.kube_address().port()),
-        "caFile": bed.path("etc/vm-agent/root-cert.pem"), "tokenFile": bed.path("kube-token")}}});
-    bed.run(registration);
+    let registration =
+        json!({"mode": "kubernetes", "removeOnStop": true, "kubernetes": bed.kubernetes()});
+    bed.run(json!({"registration": registration}));
     let refused = bed
         .until("refused", |status| trouble(status, "registration").contains("is forbidden"))
         .await;
@@ -185,7 +176,7 @@ async fn our_own_entry_is_applied_before_istiod_is_asked_and_removed_on_stop() {
     let _proxy = bed.proxy("client").await;
     assert_eq!(bed.mesh.seen().borrow().streams, 0, "istiod waits for the entry");
     bed.mesh.grant("vms", "client");
-    bed.until("registered", |status| status["registration"]["registered"] == true).await;
+    bed.until("registered", registered).await;
     assert_eq!(bed.mesh.entry("vms/vm1").unwrap()["spec"]["address"], "127.0.0.1");
     bed.mesh.seen().wait_for(|seen| seen.streams > 0).await.unwrap();
     assert_eq!(bed.stop().await, 0);

@@ -98,7 +98,7 @@ async fn before_a_machine_has_joined_it_says_so_and_looks_at_the_host() {
     let empty = tempfile::tempdir().unwrap();
     let envoy = format!("PATH={}", std::path::absolute("tests/fakes").unwrap().display());
     let output = std::process::Command::new("env")
-        .args([&envoy, ward::AGENT, "--root"])
+        .args([&envoy, bed::AGENT, "--root"])
         .arg(empty.path())
         .args(["doctor", "--json"])
         .output()

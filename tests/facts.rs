@@ -10,18 +10,20 @@
     reason = "a test"
 )]
 
+mod bed;
+
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use bed::{AGENT, Bed, registered, trouble};
 use serde_json::{Value, json};
 use vm_agent::base::backoff::Retry;
-use vm_agent::devmesh::{CloudFault, CloudService, Instance, Mesh, Options};
+use vm_agent::devmesh::{CloudFault, CloudService, Instance};
 use vm_agent::platform::{Config, MetadataError, Provider, Source, Told, ask};
 
-const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
 /// Longer than any test takes.
 const LIMIT: Duration = Duration::from_secs(120);
 const ALL: [Provider; 3] = [Provider::Aws, Provider::Azure, Provider::Gcp];
@@ -158,153 +160,55 @@ async fn tags_that_do_not_come_hold_nothing_up_and_are_not_taken_for_gone() {
     }
 }
 
-struct Bed {
-    mesh: Mesh,
+/// A machine of a cloud, that may write its own WorkloadEntry.
+struct Machine {
+    bed: Bed,
     cloud: CloudService,
-    root: tempfile::TempDir,
-    agent: Option<Child>,
 }
 
-impl Bed {
-    /// A machine that may write its own WorkloadEntry.
+impl Machine {
     async fn new() -> Self {
-        let bed = Self {
-            mesh: Mesh::start(Options::default()).await.unwrap(),
-            cloud: cloud().await,
-            root: tempfile::tempdir().unwrap(),
-            agent: None,
-        };
+        let bed = Bed::new().await;
         bed.mesh.grant("vms", "client");
-        std::fs::create_dir_all(bed.path("etc/vm-agent")).unwrap();
-        std::fs::create_dir_all(bed.path("var/lib/vm-agent")).unwrap();
-        std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
-        for (file, audience) in [
-            ("var/lib/vm-agent/istio-token", "istio-ca"),
-            ("kube-token", "https://kubernetes.default.svc"),
-        ] {
-            let token = bed.mesh.token("vms", "client", audience, Duration::from_secs(3600));
-            std::fs::write(bed.path(file), token).unwrap();
-        }
-        bed
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        Self { bed, cloud: cloud().await }
     }
 
     /// Writes the configuration, with these settings of `workload` and `workload.facts`.
     fn configure(&self, workload: Value, facts: Value) {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut config = json!({
-            "workload": {
-                "namespace": "vms", "serviceAccount": "client", "address": "127.0.0.1",
-                "facts": {"source": "aws", "address": self.cloud.address().to_string(),
-                          "instanceData": self.path("instance-data.json")},
-            },
-            "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
-            "credential": {"tokenFile": "istio-token"},
-            "registration": {"mode": "kubernetes", "kubernetes": {
-                "server": format!("https://localhost:{}", self.mesh.kube_address().port()),
-                "caFile": "root-cert.pem", "tokenFile": self.path("kube-token")}},
-            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free()},
-            "status": {"address": "127.0.0.1", "port": free()},
-        });
-        let put = |map: &mut Value, more: &Value| {
+        let put = |map: &mut Value, more: Value| {
             map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         };
-        put(&mut config["workload"], &workload);
-        put(&mut config["workload"]["facts"], &facts);
-        std::fs::write(self.path("etc/vm-agent/config.yaml"), config.to_string()).unwrap();
+        let mut all = json!({"group": null, "facts": {
+            "source": "aws", "address": self.cloud.address().to_string(),
+            "instanceData": self.bed.path("instance-data.json")}});
+        put(&mut all, workload);
+        put(&mut all["facts"], facts);
+        self.bed.write_configuration(json!({
+            "workload": all,
+            "registration": {"mode": "kubernetes", "kubernetes": self.bed.kubernetes()},
+        }));
     }
-
-    /// Runs a command; the fakes answer meanwhile.
-    async fn command(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(AGENT);
-        command.arg("--root").arg(self.root.path()).args(args);
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-    }
-
-    fn run(&mut self) {
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let agent = Command::new(AGENT)
-            .arg("--root")
-            .arg(self.root.path())
-            .arg("run")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.agent = Some(agent.unwrap());
-    }
-
-    /// Asks for the status until it is as wanted.
-    async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + Duration::from_secs(60);
-        let mut last = None;
-        while Instant::now() < end {
-            last = serde_json::from_slice(&self.command(&["status", "--json"]).await.stdout).ok();
-            if let Some(status) = last.as_ref().filter(|status| wanted(status)) {
-                return status.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-        panic!("not {what}: {last:#?}\n{log}");
-    }
-
-    async fn stop(&mut self) -> i32 {
-        let mut agent = self.agent.take().unwrap();
-        let pid = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        tokio::task::spawn_blocking(move || agent.wait().unwrap().code().unwrap()).await.unwrap()
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        if let Some(agent) = &mut self.agent {
-            agent.kill().ok();
-            agent.wait().ok();
-        }
-        if let Ok(note) = std::fs::read_to_string(self.path("run/vm-agent/envoy.pid"))
-            && let Some(pid) = note.split_whitespace().next().and_then(|pid| pid.parse().ok())
-        {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
-        }
-    }
-}
-
-fn registered(status: &Value) -> bool {
-    status["registration"]["registered"] == true
-}
-
-fn trouble(status: &Value) -> String {
-    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-    let found = conditions.iter().find(|condition| condition["room"] == "facts");
-    found.map(|condition| condition["what"].to_string()).unwrap_or_default()
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_clouds_facts_arrive_in_the_workload_entry_and_the_proxys_node() {
-    let mut bed = Bed::new().await;
+    let mut machine = Machine::new().await;
     let workload = json!({
         "name": "shop-{{cloud.instanceId}}-{{machine.id | default \"0\"}}",
         "labels": {"app": "shop", "stage": "{{cloud.tag.env | lower}}", "at": "{{address}}",
                    "size": "{{cloud.instanceType}}", "rack": "{{cloud.tag.rack | default \"none\"}}"},
         "network": "{{cloud.name}}-net",
     });
-    bed.configure(workload, json!({"tags": ["cost:center", "gone"]}));
-    bed.run();
-    let status = bed.until("registered", registered).await;
+    machine.configure(workload, json!({"tags": ["cost:center", "gone"]}));
+    machine.bed.start();
+    let status = machine.bed.until("registered", registered).await;
     let name = status["workload"]["name"].as_str().unwrap();
     assert!(name.starts_with("shop-i-0abc-"), "{name}");
-    let entry = bed.mesh.entry(&format!("vms/{name}")).unwrap();
+    let entry = machine.bed.mesh.entry(&format!("vms/{name}")).unwrap();
     assert_eq!(entry["spec"]["locality"], "eu-west-1/eu-west-1a");
     assert_eq!(entry["spec"]["network"], "aws-net");
     let labels = json!({"app": "shop", "stage": "prod", "at": "127.0.0.1", "size": "m7i.large",
@@ -312,7 +216,7 @@ async fn the_clouds_facts_arrive_in_the_workload_entry_and_the_proxys_node() {
     assert_eq!(entry["spec"]["labels"], labels);
     assert_eq!(status["workload"]["labels"], labels, "the status shows what the templates became");
     assert_eq!(status["facts"]["source"], "metadata");
-    let bootstrap = std::fs::read_to_string(bed.path("run/vm-agent/envoy.json"));
+    let bootstrap = std::fs::read_to_string(machine.bed.path("run/vm-agent/envoy.json"));
     let node: Value = serde_json::from_str(&bootstrap.unwrap()).unwrap();
     let node = &node["node"];
     assert_eq!(node["locality"], json!({"region": "eu-west-1", "zone": "eu-west-1a"}));
@@ -324,59 +228,59 @@ async fn the_clouds_facts_arrive_in_the_workload_entry_and_the_proxys_node() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_cloud_delays_no_start_that_can_do_without() {
-    let mut bed = Bed::new().await;
-    bed.cloud.set_fault(CloudFault::Silent);
+    let mut machine = Machine::new().await;
+    machine.cloud.set_fault(CloudFault::Silent);
     let facts = json!({"budget": "60s"});
-    bed.configure(json!({"name": "vm1", "locality": "eu/a"}), facts);
-    bed.run();
-    let status = bed.until("registered", registered).await;
+    machine.configure(json!({"name": "vm1", "locality": "eu/a"}), facts);
+    machine.bed.start();
+    let status = machine.bed.until("registered", registered).await;
     assert_eq!(status["facts"]["source"], "none", "the cloud has not said a word yet");
-    bed.cloud.asked().wait_for(|asked| !asked.is_empty()).await.unwrap();
-    bed.cloud.set_fault(CloudFault::None);
-    bed.until("told", |status| status["facts"]["source"] == "metadata").await;
-    assert_eq!(bed.mesh.entry("vms/vm1").unwrap()["spec"]["locality"], "eu/a");
+    machine.cloud.asked().wait_for(|asked| !asked.is_empty()).await.unwrap();
+    machine.cloud.set_fault(CloudFault::None);
+    machine.bed.until("told", |status| status["facts"]["source"] == "metadata").await;
+    assert_eq!(machine.bed.mesh.entry("vms/vm1").unwrap()["spec"]["locality"], "eu/a");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_that_speaks_too_late_is_used_by_the_next_start() {
-    let mut bed = Bed::new().await;
-    bed.cloud.set_fault(CloudFault::Silent);
-    bed.configure(json!({"name": "vm1"}), json!({"budget": "100ms"}));
-    bed.run();
-    let status = bed.until("registered", registered).await;
+    let mut machine = Machine::new().await;
+    machine.cloud.set_fault(CloudFault::Silent);
+    machine.configure(json!({"name": "vm1"}), json!({"budget": "100ms"}));
+    machine.bed.start();
+    let status = machine.bed.until("registered", registered).await;
     assert_eq!(status["workload"]["locality"], Value::Null);
-    assert!(trouble(&status).contains("did not answer within"), "{status}");
-    bed.cloud.set_fault(CloudFault::None);
+    assert!(trouble(&status, "facts").contains("did not answer within"), "{status}");
+    machine.cloud.set_fault(CloudFault::None);
     let words = "locality none is now eu-west-1/eu-west-1a";
-    bed.until("told", |status| trouble(status).contains(words)).await;
-    assert_eq!(bed.stop().await, 0);
-    let kept = std::fs::metadata(bed.path("var/lib/vm-agent/facts.json")).unwrap();
+    machine.bed.until("told", |status| trouble(status, "facts").contains(words)).await;
+    assert_eq!(machine.bed.stop().await, 0);
+    let kept = std::fs::metadata(machine.bed.path("var/lib/vm-agent/facts.json")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o777, 0o600);
     // Now a template cannot do without, and the cloud is silent again.
-    bed.cloud.set_fault(CloudFault::Silent);
-    bed.configure(json!({"name": "vm1", "labels": {"zone": "{{cloud.zone}}"}}), json!({}));
-    bed.run();
-    let status = bed.until("registered", registered).await;
+    machine.cloud.set_fault(CloudFault::Silent);
+    machine.configure(json!({"name": "vm1", "labels": {"zone": "{{cloud.zone}}"}}), json!({}));
+    machine.bed.start();
+    let status = machine.bed.until("registered", registered).await;
     assert_eq!(status["facts"]["source"], "remembered");
     assert_eq!(status["workload"]["labels"]["zone"], "eu-west-1a");
     assert_eq!(status["workload"]["locality"], "eu-west-1/eu-west-1a");
     // Meanwhile the machine was moved.
-    bed.cloud.set_instance(Instance { zone: "eu-west-1b".to_owned(), ..instance() });
-    bed.cloud.set_fault(CloudFault::None);
+    machine.cloud.set_instance(Instance { zone: "eu-west-1b".to_owned(), ..instance() });
+    machine.cloud.set_fault(CloudFault::None);
     let words = "locality eu-west-1/eu-west-1a is now eu-west-1/eu-west-1b, label zone eu-west-1a is now eu-west-1b";
-    bed.until("moved", |status| trouble(status).contains(words)).await;
+    machine.bed.until("moved", |status| trouble(status, "facts").contains(words)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_template_lacks_is_said_with_the_reason_and_what_helps() {
-    let bed = Bed::new().await;
-    bed.cloud.set_fault(CloudFault::Silent);
+    let machine = Machine::new().await;
+    machine.cloud.set_fault(CloudFault::Silent);
     let workload =
         json!({"name": "vm-{{cloud.instanceName}}", "labels": {"zone": "{{cloud.zone}}"}});
-    bed.configure(workload.clone(), json!({"budget": "100ms"}));
-    let output = bed.command(&["run"]).await;
+    machine.configure(workload.clone(), json!({"budget": "100ms"}));
+    let output = machine.bed.command(&["run"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(9), "it may pass by itself: {said}");
     for words in [
@@ -388,24 +292,24 @@ async fn what_a_template_lacks_is_said_with_the_reason_and_what_helps() {
     ] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
-    bed.configure(workload.clone(), json!({"budget": "0s"}));
-    let said = text(&bed.command(&["run"]).await.stderr);
+    machine.configure(workload.clone(), json!({"budget": "0s"}));
+    let said = text(&machine.bed.command(&["run"]).stderr);
     assert!(said.contains("aws was not waited for"), "{said}");
-    bed.configure(workload, json!({"source": "cloud-init"}));
-    let said = text(&bed.command(&["run"]).await.stderr);
+    machine.configure(workload, json!({"source": "cloud-init"}));
+    let said = text(&machine.bed.command(&["run"]).stderr);
     assert!(said.contains("is in no cloud that is known"), "{said}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_template_becomes_follows_the_rules_of_what_is_typed() {
-    let bed = Bed::new().await;
+    let machine = Machine::new().await;
     let workload = json!({
         "name": "{{cloud.tag.env}}-", "address": "{{cloud.zone}}..example.com",
         "labels": {"long": format!("{{{{cloud.zone}}}}{}", "x".repeat(60))},
         "locality": "{{cloud.region}}//{{cloud.zone}}",
     });
-    bed.configure(workload.clone(), json!({}));
-    let output = bed.command(&["run"]).await;
+    machine.configure(workload.clone(), json!({}));
+    let output = machine.bed.command(&["run"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(
@@ -416,8 +320,8 @@ async fn what_a_template_becomes_follows_the_rules_of_what_is_typed() {
     );
     let mut workload = workload;
     workload["address"] = json!("127.0.0.1");
-    bed.configure(workload, json!({}));
-    let said = text(&bed.command(&["run"]).await.stderr);
+    machine.configure(workload, json!({}));
+    let said = text(&machine.bed.command(&["run"]).stderr);
     for words in [
         "workload.name: \"{{cloud.tag.env}}-\" is now \"prod-\": found \"prod-\", expected 1 to 253",
         "workload.labels.long: ",
@@ -428,18 +332,21 @@ async fn what_a_template_becomes_follows_the_rules_of_what_is_typed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_configuration_is_checked_and_shown_without_asking_anybody() {
-    let bed = Bed::new().await;
-    bed.configure(json!({"name": "{{hostname}}", "labels": {"zone": "{{cloud.zone}}"}}), json!({}));
-    assert!(bed.command(&["config", "check"]).await.status.success());
-    let shown = text(&bed.command(&["config", "show"]).await.stdout);
+    let machine = Machine::new().await;
+    machine.configure(
+        json!({"name": "{{hostname}}", "labels": {"zone": "{{cloud.zone}}"}}),
+        json!({}),
+    );
+    assert!(machine.bed.command(&["config", "check"]).status.success());
+    let shown = text(&machine.bed.command(&["config", "show"]).stdout);
     assert!(shown.contains("workload.labels.zone = \"{{cloud.zone}}\""), "{shown}");
-    bed.configure(
+    machine.configure(
         json!({"name": "{{host}}", "network": "{{address}}", "labels": {"a": "{{cloud.zon}}", "b": "{{x"}}),
         json!({"source": "gce", "tags": ["&&"], "budget": "1h", "address": "metadata"}),
     );
-    let output = bed.command(&["config", "check"]).await;
+    let output = machine.bed.command(&["config", "check"]);
     let said = text(&output.stderr);
     for words in [
         "workload.name: there is no fact \"host\"",
@@ -454,7 +361,7 @@ async fn the_configuration_is_checked_and_shown_without_asking_anybody() {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     assert_eq!(output.status.code(), Some(4));
-    assert_eq!(*bed.cloud.asked().borrow(), Vec::<String>::new());
+    assert_eq!(*machine.cloud.asked().borrow(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vm_agent::base::clock::{Clock, SystemClock};
 use vm_agent::devmesh::{Approval, ClientIdentity, Mesh, Options, WorkloadApi};
 
-use super::{Bed, trouble, valid};
+use crate::bed::{Bed, condition, trouble, valid};
 
 const ID: &str = "spiffe://cluster.local/ns/vms/sa/client";
 
@@ -22,15 +22,6 @@ impl Clock for Ahead {
 }
 
 impl Bed {
-    async fn with_mesh(options: Options) -> Self {
-        let mut bed = Self::new().await;
-        bed.mesh = Mesh::start(options).await.unwrap();
-        bed.mesh.add_group("vms/client");
-        std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
-        bed.write_token("istio-ca", 3600);
-        bed
-    }
-
     /// A certificate that is valid from a minute ago for so many seconds from now.
     fn certificate(&self, seconds: u64) -> ClientIdentity {
         let now = SystemClock.now();
@@ -38,22 +29,9 @@ impl Bed {
         self.mesh.workload_certificate(ID, start, end).unwrap()
     }
 
-    /// Our account's access to the Kubernetes API, whose root is in a file of its own.
-    fn kubernetes(&self) -> Value {
-        let audience = "https://kubernetes.default.svc";
-        let token = self.mesh.token("vms", "client", audience, Duration::from_secs(3600));
-        std::fs::write(self.path("kube-token"), token).unwrap();
-        std::fs::write(self.path("kube-ca"), self.mesh.root_pem()).unwrap();
-        json!({"kubernetes": {
-            "server": format!("https://localhost:{}", self.mesh.kube_address().port()),
-            "caFile": self.path("kube-ca"), "tokenFile": self.path("kube-token")}})
-    }
-
     fn hint(&self, room: &str) -> String {
         let status = self.status().unwrap_or_default();
-        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.into_iter().find(|condition| condition["room"] == room);
-        found.map(|found| found["hint"].to_string()).unwrap_or_default()
+        condition(&status, room)["hint"].to_string()
     }
 }
 
@@ -143,9 +121,8 @@ async fn a_spiffe_workload_apis_pushes_arrive_and_its_absence_is_survived() {
 async fn a_request_through_kubernetes_waits_for_whoever_may_approve_it() {
     let mut bed = Bed::new().await;
     let settings = json!({"source": "kubernetes", "signerName": "example.com/mesh", "ttl": "1h"});
-    let mut api = bed.kubernetes();
-    api["mode"] = json!("istiod");
-    bed.run(json!({"identity": settings, "registration": api}));
+    let registration = json!({"mode": "istiod", "kubernetes": bed.kubernetes()});
+    bed.run(json!({"identity": settings, "registration": registration}));
     bed.until("forbidden", |status| trouble(status, "identity").contains("forbidden")).await;
     assert!(bed.hint("identity").contains("certificatesigningrequests"));
     bed.mesh.grant_requests("vms", "client");
@@ -175,12 +152,11 @@ async fn a_request_through_kubernetes_waits_for_whoever_may_approve_it() {
 #[tokio::test]
 async fn a_request_whose_watches_end_at_once_is_looked_at_ever_more_slowly() {
     let options = Options { longest_watch: Duration::ZERO, ..Options::default() };
-    let mut bed = Bed::with_mesh(options).await;
+    let mut bed = Bed::with(options).await;
     bed.mesh.grant_requests("vms", "client");
     let settings = json!({"source": "kubernetes", "signerName": "example.com/mesh", "ttl": "1h"});
-    let mut api = bed.kubernetes();
-    api["mode"] = json!("istiod");
-    bed.run(json!({"identity": settings, "registration": api}));
+    let registration = json!({"mode": "istiod", "kubernetes": bed.kubernetes()});
+    bed.run(json!({"identity": settings, "registration": registration}));
     let mut seen = bed.mesh.seen();
     let watches = |seen: &vm_agent::devmesh::Seen| {
         seen.calls.iter().filter(|call| call.verb == "watch").count()
@@ -198,7 +174,7 @@ async fn a_denied_request_is_said_with_the_words_of_who_denied_it() {
     bed.mesh.grant_requests("vms", "client");
     bed.mesh.set_approval(Approval::Denied("unknown machine"));
     let settings = json!({"source": "kubernetes", "signerName": "example.com/mesh", "ttl": "1h"});
-    bed.run(json!({"identity": settings, "registration": bed.kubernetes()}));
+    bed.run(json!({"identity": settings, "registration": {"kubernetes": bed.kubernetes()}}));
     let denied =
         |status: &Value| trouble(status, "identity").contains("was denied: unknown machine");
     bed.until("denied", denied).await;
@@ -231,16 +207,16 @@ async fn a_new_root_beside_the_old_one_is_trusted_and_kept() {
 async fn a_root_that_changed_while_the_machine_was_off_is_fetched_through_kubernetes() {
     let mut bed = Bed::new().await;
     bed.mesh.rotate_root().unwrap();
-    let api = bed.kubernetes();
+    let registration = json!({"kubernetes": bed.kubernetes()});
     bed.mesh.retire_old_roots().unwrap();
     let root = bed.path("etc/vm-agent/root-cert.pem");
     let old = std::fs::read_to_string(&root).unwrap();
-    bed.run(json!({"registration": api}));
+    bed.run(json!({"registration": registration}));
     bed.until("told", |status| trouble(status, "roots").contains("forbidden")).await;
     assert!(bed.hint("roots").contains("configmaps"));
     assert_eq!(bed.stop().await, 0);
     bed.mesh.grant_verbs("vms", "client", &["get"], "configmaps");
-    bed.run(json!({"registration": api}));
+    bed.run(json!({"registration": registration}));
     let status = bed.until("certified", valid).await;
     assert!(status["identity"]["renewal"]["roots_replaced_at"].is_string());
     assert_eq!(trouble(&status, "roots"), "");
@@ -254,10 +230,10 @@ async fn a_root_that_changed_while_the_machine_was_off_is_fetched_through_kubern
 async fn a_strangers_control_plane_is_not_believed_because_it_answers() {
     let mut bed = Bed::new().await;
     bed.mesh.grant_verbs("vms", "client", &["get"], "configmaps");
-    let api = bed.kubernetes();
+    let registration = json!({"kubernetes": bed.kubernetes()});
     let stranger = Mesh::start(Options::default()).await.unwrap();
     let address = format!("localhost:{}", stranger.address().port());
-    bed.run(json!({"registration": api, "mesh": {"discoveryAddress": address, "connectTo": "127.0.0.1"}}));
+    bed.run(json!({"registration": registration, "mesh": {"discoveryAddress": address, "connectTo": "127.0.0.1"}}));
     bed.until("told", |status| {
         trouble(status, "roots").contains("the mesh does not know either")
             && trouble(status, "identity").contains("is not signed by a root")
@@ -289,11 +265,10 @@ async fn a_certificate_that_istiod_does_not_accept_any_more_gives_way_to_the_tok
 #[tokio::test]
 async fn a_clock_that_is_behind_is_measured_and_said() {
     let clock = Arc::new(Ahead(Duration::from_secs(90)));
-    let mut bed = Bed::with_mesh(Options { clock, ..Options::default() }).await;
+    let mut bed = Bed::with(Options { clock, ..Options::default() }).await;
     bed.mesh.grant("vms", "client");
-    let mut api = bed.kubernetes();
-    api["mode"] = json!("kubernetes");
-    bed.run(json!({"registration": api}));
+    let registration = json!({"mode": "kubernetes", "kubernetes": bed.kubernetes()});
+    bed.run(json!({"registration": registration}));
     let status = bed
         .until("measured", |status| valid(status) && trouble(status, "clock").contains("behind"))
         .await;
@@ -305,7 +280,7 @@ async fn a_clock_that_is_behind_is_measured_and_said() {
 #[tokio::test]
 async fn a_certificate_that_is_valid_in_a_moment_is_held_until_then() {
     let clock = Arc::new(Ahead(Duration::from_secs(124)));
-    let mut bed = Bed::with_mesh(Options { clock, ..Options::default() }).await;
+    let mut bed = Bed::with(Options { clock, ..Options::default() }).await;
     bed.run(json!({}));
     let held =
         bed.until("held", |status| status["identity"]["renewal"]["phase"] == "holding").await;

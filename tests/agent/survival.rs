@@ -70,9 +70,8 @@ async fn told(bed: &Bed, wanted: impl Fn(Option<&str>) -> bool) {
 }
 
 /// Runs a command to its end, and returns its exit status and its words.
-async fn command(bed: &Bed, args: &[&'static str]) -> (i32, String) {
-    let made = bed.command_later(args);
-    let output = tokio::task::spawn_blocking(made).await.unwrap();
+fn command(bed: &Bed, args: &[&str]) -> (i32, String) {
+    let output = bed.command(args);
     let words = [output.stdout, output.stderr].map(|words| String::from_utf8(words).unwrap());
     let words = words.concat();
     (output.status.code().unwrap(), words)
@@ -117,19 +116,19 @@ async fn a_proxy_out_of_traffic_stays_so_for_the_next_agent_until_it_is_taken_ba
     let (mut bed, admin) = (Bed::new().await, Admin::start().await);
     ready(&mut bed, &admin).await;
     told(&bed, |unhealthy| unhealthy.is_none()).await;
-    let (code, words) = command(&bed, &["proxy", "drain"]).await;
+    let (code, words) = command(&bed, &["proxy", "drain"]);
     assert_eq!(code, 0, "{words}");
     assert!(words.contains("out of traffic") && words.contains("proxy undrain"), "{words}");
     assert!(admin.drained.load(Ordering::SeqCst));
     told(&bed, |unhealthy| unhealthy == Some("the proxy is out of traffic")).await;
     let status = bed.status().unwrap();
     assert_eq!((&status["phase"], &status["ready"]), (&json!("drained"), &json!(false)));
-    let (_, words) = command(&bed, &["doctor"]).await;
+    let (_, words) = command(&bed, &["doctor"]);
     assert!(words.contains("taken the proxy out of traffic"), "{words}");
     bed.kill().await;
     bed.start();
     bed.until("drained", |status| status["phase"] == "drained").await;
-    let (code, words) = command(&bed, &["proxy", "undrain"]).await;
+    let (code, words) = command(&bed, &["proxy", "undrain"]);
     assert_eq!(code, 0, "{words}");
     bed.until("ready", |status| status["ready"] == true).await;
     assert!(!admin.drained.load(Ordering::SeqCst));
@@ -141,7 +140,7 @@ async fn a_restart_by_command_is_said_to_istiod_and_is_no_death() {
     let (mut bed, admin) = (Bed::new().await, Admin::start().await);
     let first = ready(&mut bed, &admin).await;
     let heard = bed.mesh.seen().borrow().health.len();
-    let (code, words) = command(&bed, &["proxy", "restart"]).await;
+    let (code, words) = command(&bed, &["proxy", "restart"]);
     assert_eq!(code, 0, "{words}");
     let status = bed.until("ready", |status| status["ready"] == true).await;
     let proxy = &status["proxy"];
@@ -160,12 +159,12 @@ async fn leaving_with_a_dead_agent_leaves_no_proxy_and_without_an_agent_there_is
     let status = ready(&mut bed, &admin).await;
     bed.kill().await;
     for what in ["restart", "drain", "undrain"] {
-        let (code, words) = command(&bed, &["proxy", what]).await;
+        let (code, words) = command(&bed, &["proxy", what]);
         assert_eq!(code, 11, "{words}");
         assert!(words.contains("no agent answers"), "{words}");
     }
     assert!(lives(&status));
-    let (code, words) = command(&bed, &["leave"]).await;
+    let (code, words) = command(&bed, &["leave"]);
     assert_eq!(code, 0, "{words}");
     assert!(!lives(&status));
     assert!(!bed.path("run/vm-agent").exists());
@@ -175,7 +174,7 @@ async fn leaving_with_a_dead_agent_leaves_no_proxy_and_without_an_agent_there_is
 async fn a_second_agent_is_refused_while_the_first_lives_and_takes_nothing_from_it() {
     let (mut bed, admin) = (Bed::new().await, Admin::start().await);
     let first = ready(&mut bed, &admin).await;
-    assert_eq!(command(&bed, &["run"]).await.0, 10);
+    assert_eq!(command(&bed, &["run"]).0, 10);
     bed.signal(Signal::SIGHUP);
     let now = bed.until("as before", |status| status["configuration"]["reads"] == 1).await;
     assert_eq!(now["proxy"]["pid"], first["proxy"]["pid"]);

@@ -3,19 +3,20 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use vm_agent::devmesh::{Mesh, Options};
+use vm_agent::devmesh::{ISTIO_AUDIENCE, KUBERNETES_AUDIENCE, Mesh, Options};
 use vm_agent::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use vm_agent::proto::discovery::{DeltaDiscoveryRequest, Node};
 
-const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
 const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
 /// The mesh, a directory for the agent, and the agent.
@@ -27,8 +28,12 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
         let bed = Self {
-            mesh: Mesh::start(Options::default()).await.unwrap(),
+            mesh: Mesh::start(options).await.unwrap(),
             root: tempfile::tempdir().unwrap(),
             agent: None,
         };
@@ -36,17 +41,43 @@ impl Bed {
         std::fs::create_dir_all(bed.path("etc/vm-agent")).unwrap();
         std::fs::create_dir_all(bed.path("var/lib/vm-agent")).unwrap();
         std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), bed.mesh.root_pem()).unwrap();
-        bed.write_token("istio-ca", 3600);
+        bed.write_token(ISTIO_AUDIENCE, 3600);
         bed
     }
 
-    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
+    /// A file of the state directory.
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.path("var/lib/vm-agent").join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
     pub(crate) fn write_token(&self, audience: &str, life: u64) {
+        self.put_token("istio-token", audience, life);
+    }
+
+    /// Puts a token of our account into a file of the state directory, as an operator does.
+    pub(crate) fn put_token(&self, file: &str, audience: &str, life: u64) {
         let token = self.mesh.token("vms", "client", audience, Duration::from_secs(life));
-        std::fs::write(self.path("var/lib/vm-agent/istio-token"), token).unwrap();
+        std::fs::write(self.state(file), token).unwrap();
+    }
+
+    /// Our account's access to the Kubernetes API, whose root is in a file of its own.
+    pub(crate) fn kubernetes(&self) -> Value {
+        let hour = Duration::from_secs(3600);
+        let token = self.mesh.token("vms", "client", KUBERNETES_AUDIENCE, hour);
+        std::fs::write(self.path("kube-token"), token).unwrap();
+        std::fs::write(self.path("kube-ca"), self.mesh.root_pem()).unwrap();
+        json!({
+            "server": format!("https://localhost:{}", self.mesh.kube_address().port()),
+            "caFile": self.path("kube-ca"), "tokenFile": self.path("kube-token"),
+        })
     }
 
     /// Starts the agent with these settings over the usual ones.
@@ -57,14 +88,13 @@ impl Bed {
 
     /// The configuration, with these settings over the usual ones.
     pub(crate) fn write_configuration(&self, settings: Value) {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client", "address": "127.0.0.1", "facts": {"source": "none"}},
             "mesh": {"discoveryAddress": format!("localhost:{}", self.mesh.address().port()), "connectTo": "127.0.0.1"},
             "credential": {"tokenFile": "istio-token"},
             "identity": {"ttl": "60s"},
-            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free()},
-            "status": {"address": "127.0.0.1", "port": free()},
+            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free_port()},
+            "status": {"address": "127.0.0.1", "port": free_port()},
         });
         for (section, values) in settings.as_object().unwrap() {
             config[section]
@@ -77,7 +107,13 @@ impl Bed {
 
     /// Starts the agent with the configuration that is there.
     pub(crate) fn start(&mut self) {
-        self.spawn(Command::new(AGENT), Stdio::null(), Stdio::null());
+        self.start_by(&["run"]);
+    }
+
+    /// Starts the agent with this command line.
+    pub(crate) fn start_by(&mut self, args: &[&str]) {
+        let command = self.command_line(args);
+        self.spawn(command, Stdio::null(), Stdio::null());
     }
 
     /// Starts the agent as a service manager does: with these variables, and with two sockets of these
@@ -91,20 +127,14 @@ impl Bed {
         let become_it = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$; exec \"$@\"";
         command.args(["-c", become_it, "sh", AGENT]).envs(variables.iter().copied());
         command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", format!("{}:{}", one.0, two.0));
+        command.arg("--root").arg(self.root.path()).arg("run");
         self.spawn(command, Stdio::from(one.1), Stdio::from(two.1));
     }
 
     fn spawn(&mut self, mut command: Command, input: Stdio, output: Stdio) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let agent = command
-            .arg("--root")
-            .arg(self.root.path())
-            .arg("run")
-            .stdin(input)
-            .stdout(output)
-            .stderr(log)
-            .spawn();
+        let agent = command.stdin(input).stdout(output).stderr(log).spawn();
         self.agent = Some(agent.unwrap());
     }
 
@@ -118,17 +148,15 @@ impl Bed {
         std::fs::write(file, config.to_string()).unwrap();
     }
 
-    pub(crate) fn command(&self, args: &[&str]) -> std::process::Output {
-        Command::new(AGENT).arg("--root").arg(self.root.path()).args(args).output().unwrap()
+    fn command_line(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(AGENT);
+        command.arg("--root").arg(self.root.path()).args(args);
+        command
     }
 
-    /// A command that can be run while the test plays others.
-    pub(crate) fn command_later(
-        &self,
-        args: &[&'static str],
-    ) -> impl FnOnce() -> std::process::Output + Send + 'static {
-        let (root, args) = (self.root.path().to_owned(), args.to_vec());
-        move || Command::new(AGENT).arg("--root").arg(root).args(args).output().unwrap()
+    /// Runs a command to its end. Where the mesh has to answer it, the test needs more than one thread.
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        self.command_line(args).output().unwrap()
     }
 
     /// The agent dies as nobody can prevent.
@@ -144,13 +172,7 @@ impl Bed {
     }
 
     pub(crate) fn status(&self) -> Option<Value> {
-        let output = Command::new(AGENT)
-            .arg("--root")
-            .arg(self.root.path())
-            .args(["status", "--json"])
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        serde_json::from_slice(&self.command(&["status", "--json"]).stdout).ok()
     }
 
     /// Asks for the status until it is as wanted.
@@ -164,8 +186,7 @@ impl Bed {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-        panic!("not {what}: {last:#?}\n{log}");
+        panic!("not {what}: {last:#?}\n{}", self.log());
     }
 
     pub(crate) async fn stop(&mut self) -> i32 {
@@ -173,6 +194,20 @@ impl Bed {
         let pid = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         tokio::task::spawn_blocking(move || agent.wait().unwrap().code().unwrap()).await.unwrap()
+    }
+
+    /// Head and body of what the status server answers.
+    pub(crate) async fn page(&self, path: &str, host: &str) -> (String, String) {
+        let config = std::fs::read_to_string(self.path("etc/vm-agent/config.yaml")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let port = u16::try_from(config["status"]["port"].as_u64().unwrap()).unwrap();
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
     }
 
     /// Opens a configuration stream as the proxy does, and answers what comes.
@@ -284,9 +319,28 @@ pub(crate) fn node(service_account: &str) -> Node {
     }
 }
 
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn valid(status: &Value) -> bool {
+    status["identity"]["valid"] == true
+}
+
+pub(crate) fn registered(status: &Value) -> bool {
+    status["registration"]["registered"] == true
+}
+
+/// The condition of a room in the status; null while all is well there.
+pub(crate) fn condition(status: &Value, room: &str) -> Value {
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|condition| condition["room"] == room).unwrap_or_default()
+}
+
 /// What the status says is wrong in a room.
 pub(crate) fn trouble(status: &Value, room: &str) -> String {
-    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-    let found = conditions.iter().find(|condition| condition["room"] == room);
-    found.map(|condition| condition["what"].to_string()).unwrap_or_default()
+    match condition(status, room) {
+        Value::Null => String::new(),
+        found => found["what"].to_string(),
+    }
 }

@@ -5,27 +5,21 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 use vm_agent::devmesh::Fault;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, valid};
 use crate::host::{Host, text};
 
 async fn certified() -> (Bed, Value) {
     let mut bed = Bed::new().await;
     bed.run(json!({}));
-    let status = bed.until("certified", |status| status["identity"]["valid"] == true).await;
+    let status = bed.until("certified", valid).await;
     let serial = status["identity"]["serial"].clone();
     (bed, serial)
-}
-
-async fn run(bed: &Bed, args: &[&str]) -> std::process::Output {
-    let mut command = std::process::Command::new(crate::host::AGENT);
-    command.arg("--root").arg(bed.root.path()).args(args);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_waits_for_the_new_certificate_and_shows_it() {
     let (bed, old) = certified().await;
-    let rotated = run(&bed, &["cert", "rotate", "--json"]).await;
+    let rotated = bed.command(&["cert", "rotate", "--json"]);
     assert_eq!(rotated.status.code(), Some(0), "{}", text(&rotated.stderr));
     let shown: Value = serde_json::from_slice(&rotated.stdout).unwrap();
     assert_ne!(shown["serial"], old);
@@ -37,7 +31,7 @@ async fn a_rotation_waits_for_the_new_certificate_and_shows_it() {
 async fn a_refused_rotation_says_why_and_the_old_certificate_serves_on() {
     let (bed, old) = certified().await;
     bed.mesh.set_fault(Fault::Refuse);
-    let refused = run(&bed, &["cert", "rotate"]).await;
+    let refused = bed.command(&["cert", "rotate"]);
     let told = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(5), "{told}");
     assert!(
@@ -52,7 +46,7 @@ async fn an_export_needs_no_agent_and_no_directory_that_others_can_write() {
     let (mut bed, serial) = certified().await;
     assert_eq!(bed.stop().await, 0);
     let to = bed.path("exported");
-    let exported = run(&bed, &["cert", "export", to.to_str().unwrap()]).await;
+    let exported = bed.command(&["cert", "export", to.to_str().unwrap()]);
     let told = text(&exported.stderr);
     assert_eq!(exported.status.code(), Some(0), "{told}");
     assert!(
@@ -65,7 +59,7 @@ async fn an_export_needs_no_agent_and_no_directory_that_others_can_write() {
     assert!(read("key.pem").contains("PRIVATE KEY"));
     assert_eq!(read("root-cert.pem").trim(), bed.mesh.root_pem().trim());
     std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = run(&bed, &["cert", "export", to.to_str().unwrap()]).await;
+    let refused = bed.command(&["cert", "export", to.to_str().unwrap()]);
     let told = text(&refused.stderr);
     assert!(refused.status.code() == Some(9) && told.contains("others may write there"), "{told}");
 }

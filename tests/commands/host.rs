@@ -15,9 +15,7 @@ use vm_agent::devmesh::ISTIO_AUDIENCE;
 use vm_agent::identity::Roots;
 use vm_agent::join::{Bundle, BundleMetadata, Files};
 
-use crate::bed::Bed;
-
-pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
+use crate::bed::{AGENT, Bed, free_port};
 
 pub(crate) struct Host {
     pub(crate) bed: Bed,
@@ -25,10 +23,6 @@ pub(crate) struct Host {
     outside: tempfile::TempDir,
     admin_port: u16,
     status_port: u16,
-}
-
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -68,7 +62,7 @@ impl Host {
         for directory in ["systemd", "scratch"] {
             std::fs::create_dir(outside.path().join(directory)).unwrap();
         }
-        Self { bed, outside, admin_port: free(), status_port: free() }
+        Self { bed, outside, admin_port: free_port(), status_port: free_port() }
     }
 
     /// A file of what stands in for systemd.

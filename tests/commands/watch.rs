@@ -7,8 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::bed::Bed;
-use crate::host::AGENT;
+use crate::bed::{AGENT, Bed};
 
 fn watch(bed: &Bed, more: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new(AGENT);

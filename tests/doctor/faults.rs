@@ -12,7 +12,8 @@ use vm_agent::devmesh::{
     Fault as MeshFault, ISTIO_AUDIENCE, KUBERNETES_AUDIENCE, Options, Resource, Service,
 };
 
-use crate::ward::{Ward, free};
+use crate::bed::free_port;
+use crate::ward::Ward;
 
 /// What the machine is like before the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         ward.set(&["mesh", "connectTo"], json!("istiod.invalid"));
     }),
     fault("istiod's port is closed", Dead, "tcp", "cannot connect", 6, |ward| {
-        ward.set(&["mesh", "discoveryAddress"], json!(format!("localhost:{}", free())));
+        ward.set(&["mesh", "discoveryAddress"], json!(format!("localhost:{}", free_port())));
     }),
     fault("istiod hangs", Dead, "tls", "did not answer", 6, |ward| served(ward, b"", Hangs::Yes)),
     fault("istiod's port speaks plain text", Dead, "tls", "TLS handshake", 6, |ward| {
@@ -204,7 +205,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         |ward| {
             ward.set(
                 &["registration", "kubernetes", "server"],
-                json!(format!("https://localhost:{}", free())),
+                json!(format!("https://localhost:{}", free_port())),
             );
         },
     ),
@@ -234,7 +235,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         "kube-token expired at",
         5,
         |ward| {
-            ward.kube_token(KUBERNETES_AUDIENCE, 0);
+            ward.bed.put_token("kube-token", KUBERNETES_AUDIENCE, 0);
         },
     ),
     fault("a deleted service account", Kubernetes, "kubernetes", "Unauthorized", 5, |ward| {
@@ -343,11 +344,12 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("an unhealthy application", Ready, "health", "the application is unhealthy", 3, |ward| {
         ward.until = |status| status["health"]["health"]["is"] == "unhealthy";
         let probe =
-            json!({"tcpSocket": {"port": free()}, "periodSeconds": 1, "failureThreshold": 1});
+            json!({"tcpSocket": {"port": free_port()}, "periodSeconds": 1, "failureThreshold": 1});
         ward.set(&["health"], json!({"probe": probe}));
     }),
     fault("nobody answers DNS queries", Ready, "names", "does not answer", 9, |ward| {
-        ward.after = |ward| ward.set(&["dns", "listen"], json!(format!("127.0.0.1:{}", free())));
+        ward.after =
+            |ward| ward.set(&["dns", "listen"], json!(format!("127.0.0.1:{}", free_port())));
     }),
 ];
 

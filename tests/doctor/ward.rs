@@ -3,17 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use vm_agent::devmesh::{KUBERNETES_AUDIENCE, Mesh, Options, Resource};
+use vm_agent::devmesh::{KUBERNETES_AUDIENCE, Options, Resource};
 use vm_agent::proto::discovery::DeltaDiscoveryRequest;
 
-use crate::bed::Bed;
+use crate::bed::{AGENT, Bed, free_port, valid};
 use crate::faults::Stage;
-
-pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_vm-agent");
 
 pub(crate) struct Ward {
     pub(crate) bed: Bed,
@@ -31,20 +28,11 @@ pub(crate) struct Ward {
     streams: Vec<mpsc::Sender<DeltaDiscoveryRequest>>,
 }
 
-pub(crate) fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Ward {
     pub(crate) async fn new(stage: Stage, mesh: fn() -> Options) -> Self {
-        let mut bed = Bed::new().await;
-        bed.mesh = Mesh::start(mesh()).await.unwrap();
-        bed.mesh.add_group("vms/client");
-        let mesh = &bed.mesh;
-        std::fs::write(bed.path("etc/vm-agent/root-cert.pem"), mesh.root_pem()).unwrap();
-        std::fs::write(bed.path("etc/vm-agent/kube-ca.pem"), mesh.root_pem()).unwrap();
+        let bed = Bed::with(mesh()).await;
+        std::fs::write(bed.path("etc/vm-agent/kube-ca.pem"), bed.mesh.root_pem()).unwrap();
         std::fs::write(bed.path("etc/machine-id"), "3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
-        bed.write_token("istio-ca", 3600);
         let mut ward = Self {
             settings: settings(&bed, stage),
             bed,
@@ -52,13 +40,13 @@ impl Ward {
             held: Vec::new(),
             locks: Vec::new(),
             after: |_| {},
-            until: |status| status["identity"]["valid"] == true,
+            until: valid,
             streams: Vec::new(),
         };
         if stage == Stage::Kubernetes {
             ward.bed.mesh.grant("vms", "client");
             ward.bed.mesh.grant_verbs("vms", "client", &["get"], Resource::WorkloadGroups.plural());
-            ward.kube_token(KUBERNETES_AUDIENCE, 3600);
+            ward.bed.put_token("kube-token", KUBERNETES_AUDIENCE, 3600);
         }
         if stage == Stage::Ready {
             ward.until =
@@ -67,11 +55,6 @@ impl Ward {
         }
         ward.write();
         ward
-    }
-
-    pub(crate) fn kube_token(&self, audience: &str, life: u64) {
-        let token = self.bed.mesh.token("vms", "client", audience, Duration::from_secs(life));
-        std::fs::write(self.bed.path("var/lib/vm-agent/kube-token"), token).unwrap();
     }
 
     /// Changes a setting.
@@ -118,7 +101,7 @@ impl Ward {
             if self.streams.is_empty() {
                 self.bed.start();
                 if stage == Stage::Ready {
-                    self.bed.until("certified", |status| status["identity"]["valid"] == true).await;
+                    self.bed.until("certified", valid).await;
                     self.streams.push(self.bed.proxy("client").await);
                 }
             }
@@ -146,9 +129,9 @@ fn settings(bed: &Bed, stage: Stage) -> Value {
         "mesh": {"discoveryAddress": format!("localhost:{}", bed.mesh.address().port()), "connectTo": "127.0.0.1"},
         "credential": {"tokenFile": "istio-token"},
         "registration": {"mode": "istiod"},
-        "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free()},
-        "status": {"address": "127.0.0.1", "port": free()},
-        "dns": {"enabled": true, "listen": format!("127.0.0.1:{}", free()), "upstreams": ["127.0.0.1:9"]},
+        "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(), "terminationDrainDuration": "100ms", "adminPort": free_port()},
+        "status": {"address": "127.0.0.1", "port": free_port()},
+        "dns": {"enabled": true, "listen": format!("127.0.0.1:{}", free_port()), "upstreams": ["127.0.0.1:9"]},
     });
     if stage == Stage::Kubernetes {
         let server = format!("https://localhost:{}", bed.mesh.kube_address().port());
