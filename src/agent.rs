@@ -131,7 +131,9 @@ impl Agent {
     /// How long the others have to hear that this machine does not take requests: not at all where
     /// nobody can tell them.
     fn notice(&self) -> Duration {
-        let told = self.board.upstream.borrow().phase == xds::Phase::Connected;
+        // Between two streams it is connecting, for a moment.
+        let phase = self.board.upstream.borrow().phase;
+        let told = matches!(phase, xds::Phase::Connected | xds::Phase::Connecting);
         let known = self.board.registration.borrow().registered;
         if told && known { self.leaving.delay } else { Duration::ZERO }
     }
