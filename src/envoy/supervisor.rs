@@ -7,11 +7,12 @@ mod look;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::admin::Admin;
 use super::handle::{End, Handle, How, Wish};
 use super::leftover;
+use super::note::Note;
 use super::output::Output;
 use super::process::Process;
 use super::{Config, ProxyPhase, ProxyState};
@@ -19,6 +20,7 @@ use crate::base::backoff::Backoff;
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::tasks::Tasks;
+use look::LOOK_STARTING;
 
 /// Why Envoy does not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +208,7 @@ impl Supervisor {
 
     /// Ends the process as somebody wants; of two wishes the later one counts.
     async fn end(&mut self, mut process: Process, mut end: End) -> End {
+        self.until_noted(&mut process).await;
         if end.how != How::Kill {
             // Whoever finds it from now on must not take it for a good one.
             leftover::condemn(&self.config.directory);
@@ -213,6 +216,22 @@ impl Supervisor {
         }
         process.end(TERM_LIMIT).await;
         end
+    }
+
+    /// A process notes itself within moments of its start. One that was ended before would leave half
+    /// of a note behind, and could not be condemned.
+    async fn until_noted(&self, process: &mut Process) {
+        let (note, pid) = (Note::new(&self.config.directory), process.pid);
+        let noted = async {
+            while note.living().is_none_or(|noted| noted.pid != pid) {
+                sleep(LOOK_STARTING).await;
+            }
+        };
+        tokio::select! {
+            // Nobody shall have to wait for it because its note is lost.
+            noted = timeout(leftover::NOTE_LIMIT, noted) => drop(noted),
+            _ = process.ended() => {}
+        }
     }
 
     /// Tells the others, where that is due, and has it prepare for its end.

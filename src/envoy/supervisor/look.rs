@@ -106,5 +106,5 @@ impl Supervisor {
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After so many unanswered looks a proxy that was ready is not called so any more.
 const SILENT: u32 = 3;
-const LOOK_STARTING: Duration = Duration::from_millis(25);
+pub(super) const LOOK_STARTING: Duration = Duration::from_millis(25);
 const LOOK_SERVING: Duration = Duration::from_secs(2);
