@@ -4,11 +4,29 @@ use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::Serialize;
+
+/// Connects to a socket and sends it an order: a line of JSON, with a descriptor beside it if there
+/// is one. What is said to it comes by the stream.
+///
+/// # Errors
+/// When nobody listens there, or the other end is gone.
+pub fn order(
+    socket: &Path,
+    order: &impl Serialize,
+    beside: Option<BorrowedFd<'_>>,
+) -> io::Result<tokio::net::UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    send(&stream, &serde_json::to_vec(order)?, beside)?;
+    stream.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(stream)
+}
 
 /// Sends a line, which gets its end here; its first byte carries the descriptor, if there is one.
 ///

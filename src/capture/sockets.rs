@@ -3,8 +3,7 @@
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
@@ -67,18 +66,15 @@ impl Sockets {
         let socket = match self {
             Self::Own => order.make()?,
             Self::Launcher(path) => {
-                timeout(LIMIT, fetch(path.clone(), order)).await.map_err(io::Error::other)??
+                timeout(LIMIT, fetch(path, order)).await.map_err(io::Error::other)??
             }
         };
         Ok(TcpSocket::from_std_stream(TcpStream::from(socket)))
     }
 }
 
-async fn fetch(path: PathBuf, order: SocketOrder) -> io::Result<OwnedFd> {
-    let stream = UnixStream::connect(path)?;
-    passing::send(&stream, &serde_json::to_vec(&order)?, None)?;
-    stream.set_nonblocking(true)?;
-    let stream = tokio::net::UnixStream::from_std(stream)?;
+async fn fetch(path: &Path, order: SocketOrder) -> io::Result<OwnedFd> {
+    let stream = passing::order(path, &order, None)?;
     stream.ready(Interest::READABLE).await?;
     let stream = stream.into_std()?;
     let (_, socket) = passing::receive(&stream, ANSWER_BYTES)?;

@@ -30,11 +30,8 @@ pub(super) async fn order(
     order: &LaunchArgs,
     output: OwnedFd,
 ) -> io::Result<(u32, Report)> {
-    let stream = UnixStream::connect(socket)?;
-    passing::send(&stream, &serde_json::to_vec(order)?, Some(output.as_fd()))?;
+    let stream = passing::order(socket, order, Some(output.as_fd()))?;
     drop(output);
-    stream.set_nonblocking(true)?;
-    let stream = tokio::net::UnixStream::from_std(stream)?;
     let mut report = tokio::io::BufReader::new(stream).lines();
     let said = timeout(START_LIMIT, report.next_line()).await??.unwrap_or_default();
     match said.strip_prefix(NUMBER).and_then(|number| number.parse().ok()) {

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::frames::{Incoming, Outgoing};
 use super::node;
-use super::progress::{Progress, RECOVERY};
+use super::progress::{self, Progress};
 use super::requests::Requests;
 use super::session::Session;
 use super::standstill::{self, Standstill};
@@ -201,8 +201,7 @@ impl<U: Upstream> Upward<'_, U> {
         if !healthy {
             stage.store(0, Ordering::Relaxed);
         }
-        let recovers = healthy && stage.load(Ordering::Relaxed) < RECOVERY.len();
-        self.progress.recovers.send_replace(recovers);
+        self.progress.recovers.send_replace(healthy && progress::recovers(stage));
     }
 
     async fn send(&self, message: Bytes) {
@@ -281,7 +280,9 @@ impl<U: Upstream> Downward<'_, U> {
         shared.ledger.count(|state| state.responses += 1);
         match flavour.response(&message) {
             Ok(response) if wire::is_for_envoy(response.type_url) => {
-                if flavour.names_service(&response, &message) {
+                if progress::recovers(&shared.recovery)
+                    && flavour.names_service(&response, &message)
+                {
                     self.progress.serves.store(true, Ordering::Relaxed);
                 }
                 if standstill::concerns(response.type_url) {

@@ -21,6 +21,11 @@ pub(super) struct Progress {
     pub(super) serves: AtomicBool,
 }
 
+/// Whether a workload that becomes healthy, with so many new streams so far, still gets others.
+pub(super) fn recovers(stage: &AtomicUsize) -> bool {
+    stage.load(Ordering::Relaxed) <= LAST
+}
+
 impl Progress {
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
@@ -32,11 +37,10 @@ impl Progress {
         let now = stage.load(Ordering::Relaxed);
         let Some(&pause) = RECOVERY.get(now) else { return pending().await };
         sleep(pause).await;
-        let (&last, early) = RECOVERY.split_last().unwrap_or((&pause, &[]));
         // The first of them was opened before the report: what it brought is of an earlier time.
-        if now > 0 && now < early.len() && self.serves.load(Ordering::Relaxed) {
-            stage.store(early.len(), Ordering::Relaxed);
-            sleep(last.saturating_sub(pause)).await;
+        if (1..LAST).contains(&now) && self.serves.load(Ordering::Relaxed) {
+            stage.store(LAST, Ordering::Relaxed);
+            sleep(RECOVERY[LAST].saturating_sub(pause)).await;
         }
         if !self.is_answered() {
             return pending().await;
@@ -62,10 +66,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// busy, and tells the others a tenth of a second later: a stream is to come between the two. As
 /// soon as one has brought the workload's services, only the last one follows, for an istiod that is
 /// busier than that.
-pub(super) const RECOVERY: [Duration; 5] = [
+const RECOVERY: [Duration; 5] = [
     Duration::from_millis(30),
     Duration::from_millis(30),
     Duration::from_millis(60),
     Duration::from_millis(120),
     Duration::from_secs(1),
 ];
+const LAST: usize = RECOVERY.len() - 1;

@@ -17,7 +17,7 @@ use super::exchange::{End, exchange};
 use super::requests::Requests;
 use super::shared::Shared;
 use super::state::Phase;
-use super::upstream::{DialFailure, Line, StreamError, Upstream};
+use super::upstream::{DialFailure, Line, Upstream};
 use super::wire::Flavour;
 use crate::base::backoff::Retry;
 use crate::base::trouble::chain;
@@ -63,34 +63,33 @@ impl<U: Upstream> Session<U> {
                 End::Renewed { answered: false } if requests.can_repeat() => {}
                 End::Renewed { .. } => {
                     debug!("Istiod shall look at this machine anew, in a new stream.");
-                    if !self.shared.has_spare() {
-                        let line = self.dial().await;
-                        self.shared.keep(line);
+                    if self.shared.has_spare() {
+                        return Status::ok("");
                     }
-                    return Status::ok("");
+                    return self.prepare_return().await;
                 }
                 End::Upstream { error, answered: true } => {
                     self.shared.lived(since.elapsed());
                     self.shared.ledger.count(|state| state.terminations += 1);
-                    return self.prepare_return(&error).await;
+                    self.shared.failed(self.number, &error);
+                    return self.prepare_return().await;
                 }
                 End::Upstream { error, .. } if was_spare && error.is_dead_line() => {
                     debug!(%error, "The waiting connection was dead; dialling again.");
                 }
                 End::Upstream { error, .. } => {
                     self.shared.ledger.count(|state| state.failures += 1);
-                    if !requests.can_repeat() {
-                        return self.prepare_return(&error).await;
-                    }
                     self.shared.failed(self.number, &error);
+                    if !requests.can_repeat() {
+                        return self.prepare_return().await;
+                    }
                 }
             }
         }
     }
 
     /// Holds Envoy's stream until a connection waits for its next one.
-    async fn prepare_return(&self, error: &StreamError) -> Status {
-        self.shared.failed(self.number, error);
+    async fn prepare_return(&self) -> Status {
         let line = self.dial().await;
         self.shared.keep(line);
         Status::ok("")
