@@ -3,11 +3,13 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/peers)
 ARGS ?=
+# The tiers of `make test`, the quick ones first.
+TIERS = check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm
 # What the embedded mesh's demonstration and tests run with.
 DEBUG = ENVOY=$(or $(ENVOY),$(PEERS)/bin/envoy) VM_AGENT=$(CURDIR)/target/debug/vm-agent DEVMESH=$(CURDIR)/target/debug/vm-agent-devmesh
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm bench bench-names fuzz gen build debug envoy package peers root
+.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm bench bench-names fuzz gen build debug envoy package peers root tiers
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,8 +20,12 @@ demo: envoy debug ## Three VMs in a mesh in one minute, then you play (ARGS=--on
 demo-istio: root peers build ## The same with the real istiod and Kubernetes API; it cleans up (minutes the first time; root)
 	@python3 tests/istio/demo.py $(ARGS)
 
-test: check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm ## Run all tiers; peers are fetched and built as needed (root)
-	@echo "== all tiers passed that this machine can run"
+test: ## Run all tiers, also after one has failed; peers are fetched and built as needed (root)
+	@tests/tiers.sh $(TIERS)
+
+# What `make test` runs, for those who check that all of it ran.
+tiers:
+	@echo $(TIERS)
 
 check: ## Formatting and lints
 	@echo "== tier: check"
@@ -29,11 +35,11 @@ check: ## Formatting and lints
 
 test-unit: ## Unit tests, the architecture's rules, fresh generated code
 	@echo "== tier: unit"
-	$(CARGO) test --locked --features devmesh --lib --test architecture --test proto_bootstrap
+	$(CARGO) test --locked --no-fail-fast --features devmesh --lib --test architecture --test proto_bootstrap
 
 test-hermetic: ## The whole agent against fakes that speak the real protocols
 	@echo "== tier: hermetic (devmesh)"
-	$(CARGO) test --locked --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test commands --test credential --test facts --test doctor --test service
+	$(CARGO) test --locked --no-fail-fast --features devmesh --test agent --test fleet --test registration --test bundle --test cli --test commands --test credential --test facts --test doctor --test service
 
 test-kubectl: ## The stock kubectl against the development mesh
 	@echo "== tier: kubectl (devmesh)"
