@@ -10,6 +10,7 @@ pub mod page;
 pub mod passing;
 pub mod problem;
 pub mod program;
+pub mod redact;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;

@@ -15,6 +15,7 @@ mod output;
 mod process;
 mod served;
 mod supervisor;
+mod trial;
 mod user;
 
 use std::path::PathBuf;
@@ -119,12 +120,17 @@ pub struct ProxyState {
     pub origin: ProxyOrigin,
     /// The version of the agent that made its bootstrap, where this one would make another.
     pub bootstrap_of: Option<String>,
-    /// Its version.
+    /// The version of the running process.
     pub version: Option<String>,
+    /// The version of the configured binary, where its trial has shown another file than the one that
+    /// the running process was started from.
+    pub installed_version: Option<String>,
     /// Starts after an end that nobody had asked for.
     pub restarts: u64,
     /// Starts that somebody asked for.
     pub ordered_restarts: u64,
+    /// Restarts that somebody asked for and that were refused, as the trial had failed.
+    pub refused_restarts: u64,
     /// When this process was started, RFC 3339.
     #[serde(serialize_with = "clock::serialize_time")]
     pub started_at: Option<SystemTime>,
@@ -137,6 +143,8 @@ pub struct ProxyState {
     pub last_exit: Option<String>,
     /// Why it does not stay up.
     pub trouble: Option<Trouble>,
+    /// Why what is configured cannot take the place of the running process.
+    pub rejected_replacement: Option<Trouble>,
 }
 
 impl ProxyState {

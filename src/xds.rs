@@ -37,6 +37,9 @@
 //! what Envoy's node says, and istiod hears them in a new stream, since it looks at the node of a
 //! stream's first request only. Where istiod must not hear them yet, Envoy's stream is held open.
 //!
+//! *What Envoy rejects* is shown as a condition, and requested again in a new stream after a pause
+//! ([`rejections`]), for as long as Envoy rejects it.
+//!
 //! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
 //! so that a peer which does not read never keeps the relay from reading the other one.
 
@@ -44,6 +47,7 @@ mod exchange;
 mod frames;
 mod node;
 mod progress;
+mod rejections;
 mod requests;
 mod service;
 mod session;
@@ -61,6 +65,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use rejections::Rejection;
 pub use state::{Phase, TypeCount, UpstreamState};
 pub use upstream::{DialFailure, Line, Upstream};
 

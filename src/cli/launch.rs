@@ -25,14 +25,16 @@ pub(super) struct Args {
     gid: Option<u32>,
     #[arg(long)]
     transparent: bool,
+    #[arg(long)]
+    trial: bool,
     #[arg(last = true)]
     args: Vec<String>,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let Args { binary, fingerprint, directory, uid, gid, transparent, args } = args;
+    let Args { binary, fingerprint, directory, uid, gid, transparent, trial, args } = args;
     let user = uid.zip(gid).map(|(uid, gid)| ProxyUser { uid, gid });
-    match launch(LaunchArgs { binary, user, transparent, directory, fingerprint, args }) {
+    match launch(LaunchArgs { binary, user, transparent, directory, fingerprint, trial, args }) {
         Ok(never) => match never {},
         Err(error) => Err(Failure::new(Exit::Proxy, error)),
     }

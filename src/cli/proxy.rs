@@ -32,6 +32,12 @@ pub(super) fn run(global: &Global, command: Command) -> Result<(), Failure> {
             screen::say(&format!("{} {}", paint(Paint::Good, "✓"), command.words(&before, &now)));
             return Ok(());
         }
+        if refused(&now) > refused(&before) {
+            let what = status::text(&now, "/proxy/rejected_replacement/what");
+            let error = anyhow::anyhow!("the proxy was not restarted: {what}");
+            let hint = status::text(&now, "/proxy/rejected_replacement/hint");
+            return Err(Failure::new(Exit::Proxy, error).hint(hint));
+        }
         std::thread::sleep(LOOK);
     }
     Err(command.failure(&status::ask(global)?))
@@ -103,6 +109,11 @@ fn phase(status: &Value) -> &str {
 
 fn restarts(status: &Value) -> Option<u64> {
     status.pointer("/proxy/ordered_restarts").and_then(Value::as_u64)
+}
+
+/// Restarts that were refused, as what is installed cannot be started.
+fn refused(status: &Value) -> Option<u64> {
+    status.pointer("/proxy/refused_restarts").and_then(Value::as_u64)
 }
 
 const LOOK: Duration = Duration::from_millis(50);

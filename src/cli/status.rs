@@ -194,6 +194,14 @@ fn proxy(status: &Value) -> String {
             ", with the bootstrap of vm-agent {version} (`vm-agent proxy restart` gives it ours)"
         ));
     }
+    let version = |at: &str| status.pointer(at).and_then(Value::as_str);
+    if let Some(installed) = version("/proxy/installed_version")
+        && version("/proxy/version").is_some_and(|running| running != installed)
+    {
+        line.push_str(&format!(
+            ", Envoy {installed} is installed (`vm-agent proxy restart` starts it)"
+        ));
+    }
     if let Some(restarts) = number("/proxy/restarts").filter(|&count| count > 0) {
         line.push_str(&format!(", {restarts} restarts"));
     }
@@ -257,7 +265,7 @@ pub(super) fn exit_of(condition: &Value) -> Exit {
             Exit::Credential
         }
         "registration" => Exit::Registration,
-        "proxy" => Exit::Proxy,
+        "proxy" | "proxy-binary" | "proxy-configuration" => Exit::Proxy,
         "capture" | "storage" => Exit::Host,
         "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
         _ => Exit::ControlPlane,

@@ -161,7 +161,7 @@ fn text(status: &Value, at: &str) -> String {
 }
 
 /// The rooms of a status' conditions, and the check that each belongs to.
-const ROOMS: [(&str, Id); 12] = [
+const ROOMS: [(&str, Id); 14] = [
     ("capture", Id::Capture),
     ("clock", Id::Clock),
     ("configuration", Id::Configuration),
@@ -171,6 +171,8 @@ const ROOMS: [(&str, Id); 12] = [
     ("facts", Id::Address),
     ("identity", Id::Certificate),
     ("proxy", Id::ProxyProcess),
+    ("proxy-binary", Id::ProxyProcess),
+    ("proxy-configuration", Id::ProxyProcess),
     ("registration", Id::Registration),
     ("roots", Id::Root),
     ("storage", Id::Disk),

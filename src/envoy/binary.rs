@@ -98,10 +98,13 @@ pub async fn version_of(path: &Path) -> Result<String, BinaryError> {
         let words: String = words.trim().chars().take(WORDS).collect();
         return Err(unusable(format!("`--version` ended with {}: {words}", output.status)));
     }
-    // `…  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
-    let version = text.split_once("version:").and_then(|(_, version)| version.split('/').nth(1));
-    let version = version.ok_or_else(|| unusable(NOT_ENVOY.to_owned()))?;
-    Ok(version.chars().take(100).collect())
+    version_in(&text).ok_or_else(|| unusable(NOT_ENVOY.to_owned()))
+}
+
+/// The version in the output of `--version`: `…  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+pub(super) fn version_in(text: &str) -> Option<String> {
+    let (_, version) = text.split_once("version:")?;
+    Some(version.split('/').nth(1)?.chars().take(100).collect())
 }
 
 fn problem(path: &Path) -> Option<String> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use super::process::arguments;
+use super::process::{BOOTSTRAP, arguments};
 use super::{Config, ProxyUser};
 
 /// What an Envoy was started with.
@@ -15,7 +15,7 @@ use super::{Config, ProxyUser};
 pub(super) struct Fingerprint {
     /// Of the process: binary (its place and its file), user, arguments, and the port by which it is
     /// told what to do. A package that replaces the binary changes it.
-    process: String,
+    pub(super) process: String,
     /// Of the bootstrap.
     bootstrap: String,
     /// Of the agent that made the bootstrap.
@@ -37,6 +37,17 @@ pub(super) enum Fit {
 impl Fingerprint {
     /// The fingerprint of what a configuration starts.
     pub(super) fn of(config: &Config) -> Self {
+        let mut bootstrap = Digest::new();
+        bootstrap.add(config.bootstrap.to_string().as_bytes());
+        Self {
+            process: Self::process_of(config),
+            bootstrap: bootstrap.finish(),
+            version: config.version.clone(),
+        }
+    }
+
+    /// The part of the process, which another file at the binary's place changes.
+    pub(super) fn process_of(config: &Config) -> String {
         let binary = config.binary.metadata().ok();
         let file = binary
             .map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
@@ -45,16 +56,10 @@ impl Fingerprint {
         let mut process = Digest::new();
         process.add(config.binary.as_os_str().as_bytes());
         process.add(rest.as_bytes());
-        for argument in arguments(config) {
+        for argument in arguments(config, BOOTSTRAP) {
             process.add(argument.as_bytes());
         }
-        let mut bootstrap = Digest::new();
-        bootstrap.add(config.bootstrap.to_string().as_bytes());
-        Self {
-            process: process.finish(),
-            bootstrap: bootstrap.finish(),
-            version: config.version.clone(),
-        }
+        process.finish()
     }
 
     /// What an Envoy that was started with `other` is to an agent that starts this.

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use super::ProxyUser;
 use super::note::Note;
-use super::process::BOOTSTRAP;
 use crate::base::fsio;
 
 /// What to become.
@@ -35,6 +34,9 @@ pub struct LaunchArgs {
     pub directory: PathBuf,
     /// What it is started with, as one word, for the note about it.
     pub fingerprint: String,
+    /// Whether it is only tried beside an Envoy that runs, and is not noted.
+    #[serde(default)]
+    pub trial: bool,
     /// Its arguments, without its name.
     pub args: Vec<String>,
 }
@@ -62,10 +64,12 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
     let enter = format!("enter {}", args.directory.display());
     unistd::chdir(&args.directory).map_err(|error| failed(&enter, error.into()))?;
     raise_open_files();
-    // From here to the end this process has one number: an agent that dies meanwhile is known by it.
-    Note::new(&args.directory).write(std::process::id(), &args.fingerprint).map_err(|error| {
-        LaunchError { step: "note the process".to_owned(), source: error.source }
-    })?;
+    if !args.trial {
+        // From here to the end this process has one number, by which the next agent knows it.
+        Note::new(&args.directory).write(std::process::id(), &args.fingerprint).map_err(
+            |error| LaunchError { step: "note the process".to_owned(), source: error.source },
+        )?;
+    }
     if let Some(ProxyUser { uid, gid }) = args.user {
         prctl::set_keepcaps(args.transparent)
             .map_err(|error| failed("keep a capability", error.into()))?;
@@ -119,19 +123,16 @@ fn keep_net_admin() -> Result<(), rustix::io::Errno> {
 
 /// Envoy resolves its bootstrap's whole path. Where a directory above ours is closed to its user it
 /// gets the text itself (which holds no secret) instead of the file.
-fn reachable(args: Vec<String>) -> Vec<String> {
-    let bootstrap = Path::new(BOOTSTRAP);
-    let names_it = args.windows(2).any(|pair| pair == ["-c", BOOTSTRAP]);
-    if !names_it || bootstrap.canonicalize().is_ok() {
-        return args;
+fn reachable(mut args: Vec<String>) -> Vec<String> {
+    let Some(at) = args.iter().position(|arg| arg == "-c") else { return args };
+    let end = at.saturating_add(2);
+    let Some(file) = args.get(at..end).and_then(<[String]>::last).cloned() else { return args };
+    if Path::new(&file).canonicalize().is_err()
+        && let Ok(text) = fsio::read_text(Path::new(&file), BOOTSTRAP_BYTES)
+    {
+        args.splice(at..end, ["--config-yaml".to_owned(), text]);
     }
-    let Ok(text) = fsio::read_text(bootstrap, BOOTSTRAP_BYTES) else { return args };
-    let swap = |arg: String| match arg.as_str() {
-        "-c" => "--config-yaml".to_owned(),
-        BOOTSTRAP => text.clone(),
-        _ => arg,
-    };
-    args.into_iter().map(swap).collect()
+    args
 }
 
 /// Every connection through the mesh takes two; a low limit is no reason not to start.

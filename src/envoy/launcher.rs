@@ -84,6 +84,9 @@ pub(super) fn command(
     if order.transparent {
         command.arg("--transparent");
     }
+    if order.trial {
+        command.arg("--trial");
+    }
     command
         .arg("--")
         .args(&order.args)
@@ -113,6 +116,7 @@ mod tests {
             transparent: false,
             directory: "/nowhere".into(),
             fingerprint: "f".to_owned(),
+            trial: false,
             args: vec!["-c".to_owned(), "envoy.json".to_owned()],
         }
     }

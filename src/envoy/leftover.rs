@@ -47,6 +47,11 @@ pub(super) async fn end(directory: &Path, noted: &Noted, admin: Option<Admin>, l
             () = gone(noted) => {}
         }
     }
+    terminate(noted).await;
+}
+
+/// Ends a noted process: first politely, after a while not.
+pub(super) async fn terminate(noted: &Noted) {
     for (signal, limit) in [(Signal::SIGTERM, TERM_LIMIT), (Signal::SIGKILL, KILL_LIMIT)] {
         let Ok(raw) = i32::try_from(noted.pid) else { return };
         // It may have ended by itself meanwhile.
@@ -81,7 +86,7 @@ async fn gone(noted: &Noted) {
 }
 
 /// The admin interface, by the bootstrap that lies there.
-fn admin_of(directory: &Path) -> Option<Admin> {
+pub(super) fn admin_of(directory: &Path) -> Option<Admin> {
     let text = fsio::read_text(&directory.join(BOOTSTRAP), BOOTSTRAP_BYTES).ok()?;
     let bootstrap: serde_json::Value = serde_json::from_str(&text).ok()?;
     let port = bootstrap.pointer("/admin/address/socket_address/port_value")?.as_u64()?;

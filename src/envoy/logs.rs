@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::base::redact::excerpt;
+
 /// Lines as they come in, and the last ones of them.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
@@ -37,11 +39,14 @@ impl Lines {
             return;
         }
         let (level, words) = split(text);
-        log(level, words);
+        // Envoy quotes configuration that it rejects, which may hold secrets.
+        let is_access = is_access_log(text);
+        let words = if is_access { words.to_owned() } else { excerpt(words, LINE_BYTES) };
+        log(level, &words);
         if self.last.len() == LINES {
             self.last.pop_front();
         }
-        self.last.push_back(words.to_owned());
+        self.last.push_back(words);
     }
 }
 
@@ -52,10 +57,14 @@ fn split(line: &str) -> (&str, &str) {
     let (Some(_), Some(level), Some(_), Some(rest)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        let is_access = line.starts_with('{') || line.starts_with('[') && line.contains("] \"");
-        return (if is_access { "info" } else { "warning" }, line);
+        return (if is_access_log(line) { "info" } else { "warning" }, line);
     };
     (level, rest.rsplit_once("\tthread=").map_or(rest, |(words, _)| words))
+}
+
+/// Whether a line is an access log in one of the two forms that Istio's default settings give it.
+fn is_access_log(line: &str) -> bool {
+    line.starts_with('{') && line.ends_with('}') || line.starts_with('[') && line.contains("] \"")
 }
 
 fn log(level: &str, words: &str) {
@@ -97,6 +106,14 @@ mod tests {
             split("2026\terror\tenvoy main x.cc:1\tcannot bind\tthread=7"),
             ("error", "cannot bind")
         );
+    }
+
+    #[test]
+    fn secrets_in_a_rejected_configuration_are_masked() {
+        let mut lines = Lines::default();
+        lines.take(b"2026\twarning\tenvoy config x.cc:1\tgRPC config for X rejected: bad: key: \"K\" value: \"hunter2\"\tthread=7\n  value: \"hunter2\"\n");
+        let kept = lines.finish();
+        assert!(kept.contains("gRPC config for X rejected") && !kept.contains("hunter2"), "{kept}");
     }
 
     #[test]

@@ -69,6 +69,14 @@ impl Noted {
         start_time(self.pid) == Some(self.started)
     }
 
+    /// The group that it runs as; `None` when it has ended.
+    pub(super) fn group(&self) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let groups = status.lines().find_map(|line| line.strip_prefix("Gid:"))?;
+        // Real, effective, saved, and that of files (proc(5)).
+        groups.split_whitespace().nth(1)?.parse().ok()
+    }
+
     /// For how long it has been running.
     pub(super) fn age(&self) -> Option<Duration> {
         let uptime = std::fs::read_to_string("/proc/uptime").ok()?;

@@ -49,7 +49,8 @@ impl Process {
             transparent: config.transparent,
             directory: config.directory.clone(),
             fingerprint: fingerprint.to_owned(),
-            args: arguments(config),
+            trial: false,
+            args: arguments(config, BOOTSTRAP),
         };
         let Some(socket) = &config.launch_socket else {
             let command = launcher::command(&config.launcher, &order, output)?;
@@ -124,6 +125,39 @@ impl Process {
     }
 }
 
+/// Runs the configured binary with these arguments for a trial, in the same way as Envoy is started;
+/// how it ended, or `None` when it had to be killed after `limit`.
+pub(super) async fn run_to_end(
+    config: &Config,
+    args: Vec<String>,
+    output: OwnedFd,
+    limit: Duration,
+) -> io::Result<Option<String>> {
+    let order = LaunchArgs {
+        binary: config.binary.clone(),
+        user: config.user,
+        transparent: false,
+        directory: config.directory.clone(),
+        fingerprint: String::new(),
+        trial: true,
+        args,
+    };
+    let Some(socket) = &config.launch_socket else {
+        let command = launcher::command(&config.launcher, &order, output)?;
+        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        return Ok(timeout(limit, child.wait()).await.ok().map(|ended| describe(&ended)));
+    };
+    let (pid, mut report) = launcher::order(socket, &order, output).await?;
+    if let Ok(line) = timeout(limit, report.next_line()).await {
+        return Ok(Some(line?.unwrap_or_else(|| "the launcher ended".to_owned())));
+    }
+    // The launcher has not waited for it yet: the number is still its own.
+    if let Some(handle) = hold(pid)? {
+        pidfd_send_signal(handle.get_ref(), rustix::process::Signal::KILL).ok();
+    }
+    Ok(None)
+}
+
 /// A descriptor that names the process of this number and no other (`pidfd_open(2)`); `None` when
 /// there is none.
 fn hold(pid: u32) -> io::Result<Option<AsyncFd<OwnedFd>>> {
@@ -161,12 +195,12 @@ pub(super) fn describe(ended: &io::Result<ExitStatus>) -> String {
     }
 }
 
-/// Envoy's arguments, as Istio's agent gives them (`pkg/envoy/proxy.go`).
-pub(super) fn arguments(config: &Config) -> Vec<String> {
+/// Envoy's arguments with this bootstrap, as Istio's agent gives them (`pkg/envoy/proxy.go`).
+pub(super) fn arguments(config: &Config, bootstrap: &str) -> Vec<String> {
     let mut level = config.log_level.split(',');
     let mut args: Vec<String> = [
         "-c",
-        BOOTSTRAP,
+        bootstrap,
         "--drain-time-s",
         &config.drain_time.as_secs().to_string(),
         "--drain-strategy",
@@ -196,5 +230,7 @@ pub(super) fn arguments(config: &Config) -> Vec<String> {
 
 /// The bootstrap's name in the working directory.
 pub(super) const BOOTSTRAP: &str = "envoy.json";
+/// What [`describe`] says of a process that ended well.
+pub(super) const SUCCESS: &str = "exit status 0";
 /// The kernel tells only a parent how a process ended.
 const STRANGE_END: &str = "it ended; how is not known, as an earlier agent had started it";

@@ -3,6 +3,7 @@
 
 mod begin;
 mod look;
+mod replace;
 
 use std::time::Duration;
 
@@ -15,12 +16,15 @@ use super::leftover;
 use super::note::Note;
 use super::output::Output;
 use super::process::Process;
+use super::trial::TrialError;
 use super::{Config, ProxyPhase, ProxyState};
 use crate::base::backoff::Backoff;
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::tasks::Tasks;
+use begin::Begun;
 use look::LOOK_STARTING;
+use replace::Replacement;
 
 /// Why Envoy does not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,8 @@ enum SupervisionError {
     Output(#[source] std::io::Error),
     #[error("a proxy that nobody noted runs in {directory}, and holds its output")]
     Unknown { directory: String },
+    #[error("the proxy that is installed cannot replace the one that runs")]
+    Trial(#[source] TrialError),
 }
 
 /// Supervises one Envoy.
@@ -53,6 +59,7 @@ pub struct Supervisor {
     /// Looks in a row that were not answered.
     silences: u32,
     traffic: Traffic,
+    replacement: Replacement,
 }
 
 /// Whether Envoy is in traffic.
@@ -68,6 +75,16 @@ enum Traffic {
     Out,
     /// It shall not be, and has to be told.
     OutOf,
+}
+
+impl Traffic {
+    fn direct(&mut self, wish: &Wish) {
+        match wish {
+            Wish::Drain => *self = Self::OutOf,
+            Wish::Undrain => *self = Self::Into,
+            Wish::Release(_) | Wish::End(_) => {}
+        }
+    }
 }
 
 /// Why the watch over one process ended.
@@ -86,7 +103,19 @@ impl Supervisor {
         let handle = Handle::new(wish, state.subscribe());
         let (output, traffic) = (None, Traffic::In);
         let (deaths, silences) = (0, 0);
-        let new = Self { config, clock, tasks, wishes, state, output, deaths, silences, traffic };
+        let replacement = Replacement::new();
+        let new = Self {
+            config,
+            clock,
+            tasks,
+            wishes,
+            state,
+            output,
+            deaths,
+            silences,
+            traffic,
+            replacement,
+        };
         (new, handle)
     }
 
@@ -99,7 +128,8 @@ impl Supervisor {
         loop {
             let begun = Instant::now();
             let event = match self.begin().await {
-                Ok(process) => {
+                Ok(Begun::Instead(event)) => event,
+                Ok(Begun::Process(process)) => {
                     if let Some(done) = restarted.take() {
                         // Whoever asked may have given up waiting, here and elsewhere.
                         done.send(()).ok();
@@ -144,9 +174,22 @@ impl Supervisor {
                     self.died(&how).await;
                     return Event::Died(how);
                 }
-                () = sleep_until(look_at) => look_at = Instant::now() + self.look(admin).await,
+                () = sleep_until(look_at) => {
+                    self.replacement.inspect(&self.config);
+                    look_at = Instant::now() + self.look(admin).await;
+                }
+                outcome = self.replacement.outcome(&self.config) => {
+                    process = match self.tried(process, outcome).await {
+                        Ok(process) => process,
+                        Err(event) => return event,
+                    };
+                }
                 wish = self.wishes.recv() => match wish {
                     Some(Wish::Release(done)) => return Event::Released(done),
+                    // What comes after it is tried before it goes.
+                    Some(Wish::End(end)) if matches!(end.how, How::Restart { .. }) => {
+                        self.replacement.ordered(end);
+                    }
                     Some(Wish::End(end)) => return Event::Ended(self.end(process, end).await),
                     Some(wish) => {
                         self.direct(&wish);
@@ -161,11 +204,7 @@ impl Supervisor {
 
     /// Takes note of a wish that concerns its traffic; the next look tells it.
     fn direct(&mut self, wish: &Wish) {
-        match wish {
-            Wish::Drain => self.traffic = Traffic::OutOf,
-            Wish::Undrain => self.traffic = Traffic::Into,
-            Wish::Release(_) | Wish::End(_) => {}
-        }
+        self.traffic.direct(wish);
     }
 
     async fn died(&mut self, how: &str) {

@@ -293,6 +293,61 @@ async fn another_version_goes_on_with_a_proxy_whose_bootstrap_it_would_make_othe
     assert_eq!(end_leftover(directory.path()).await, Some(other));
 }
 
+/// A configuration whose bootstrap names its admin port, by which a supervisor knows whether it can go
+/// on with a process.
+fn with_admin(directory: &Path, script: &str) -> Config {
+    let admin = serde_json::json!({"address": {"socket_address": {"port_value": 1}}});
+    Config { bootstrap: serde_json::json!({"admin": admin}), ..config(directory, script) }
+}
+
+/// What the trial of another binary does.
+fn trial_does(directory: &Path, script: &str) {
+    std::fs::write(directory.join("trial"), script).unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_that_fails_its_trial_does_not_replace_the_one_that_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = with_admin(directory.path(), "exec sleep 600");
+    let left = leave_one(first.clone()).await;
+    noted(directory.path()).await;
+    trial_does(directory.path(), "echo 'cannot work here' >&2; exit 3");
+    let (handle, _tasks) = supervise(Config { log_level: "info".to_owned(), ..first.clone() });
+    let mut state = handle.state();
+    let kept = state.wait_for(|state| state.rejected_replacement.is_some()).await.unwrap().clone();
+    assert_eq!((kept.pid, kept.origin, kept.restarts), (Some(left), ProxyOrigin::Adopted, 0));
+    let what = kept.rejected_replacement.unwrap().what;
+    assert!(what.contains("exit status 3 (cannot work here)"), "{what}");
+
+    handle.restart(Duration::ZERO).await;
+    let still = state.borrow().clone();
+    assert_eq!((still.pid, still.refused_restarts, still.ordered_restarts), (Some(left), 1, 0));
+
+    trial_does(directory.path(), "exit 0");
+    let next = state.wait_for(|state| state.pid.is_some_and(|pid| pid != left)).await.unwrap();
+    assert!(next.rejected_replacement.is_none());
+    drop(next);
+    handle.kill().await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_trial_or_the_drain_of_another_proxy() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = with_admin(directory.path(), "exec sleep 600");
+    let left = leave_one(first.clone()).await;
+    noted(directory.path()).await;
+    trial_does(directory.path(), "touch $directory/tries; exec sleep 600");
+    let other = Config { log_level: "info".to_owned(), ..first };
+    let (handle, _tasks) = supervise(other);
+    while !directory.path().join("tries").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let begun = std::time::Instant::now();
+    handle.release().await;
+    assert!(begun.elapsed() < trial::LIMIT, "it waited for the trial");
+    assert_eq!(end_leftover(directory.path()).await, Some(left));
+}
+
 /// Ended, and not yet waited for by this process, whose child it is in these tests.
 fn is_zombie(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -159,7 +159,7 @@ pub struct SdsView {
 pub struct Condition {
     /// `identity`, `credential`, `storage`, `roots`, `clock`, `control-plane`, `configuration`,
     /// `registration`,
-    /// `proxy`, `capture`, `dns`, `facts`.
+    /// `proxy`, `proxy-binary`, `proxy-configuration`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -247,9 +247,11 @@ impl Board {
             ("roots", &identity.renewal.roots_trouble),
             ("clock", &clock.and_then(|skew| clock_trouble(&skew))),
             ("control-plane", &upstream.trouble),
+            ("proxy-configuration", &upstream.rejected_configuration),
             ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
+            ("proxy-binary", &proxy.rejected_replacement),
             ("capture", &capture.trouble),
             ("dns", &dns.trouble),
             ("facts", &facts.trouble),

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::frames::{Incoming, Outgoing};
 use super::node;
 use super::progress::{self, Progress};
+use super::rejections;
 use super::requests::Requests;
 use super::session::Session;
 use super::standstill::{self, Standstill};
@@ -60,6 +61,7 @@ pub(super) async fn exchange<U: Upstream>(
     let (queue, queued) = mpsc::channel(REQUESTS);
     *request.body_mut() = Body::new(Outgoing::request(queued));
     let (acknowledge, acknowledgements) = watch::channel(None);
+    session.shared.ledger.stream_begins();
     let progress = Progress::default();
     let standstill = Standstill::new(session.shared.config.notice);
     let health = session.shared.inputs.health.clone();
@@ -92,6 +94,9 @@ pub(super) async fn exchange<U: Upstream>(
         error = down.run(request) => error,
         error = progress.silence() => error,
         () = recovery(session, &progress) => return End::Renewed { answered: true },
+        () = rejections::resubscription(session, &standstill) => {
+            return End::Renewed { answered: true };
+        }
         () = others(&mut claims) => return End::Renewed { answered: progress.is_answered() },
     };
     End::Upstream { error, answered: progress.is_answered() }
@@ -163,13 +168,9 @@ impl<U: Upstream> Upward<'_, U> {
 
     /// Passes a request of Envoy; after the first one for listeners it is our turn.
     async fn pass(&mut self, message: Bytes) {
-        let ledger = &self.session.shared.ledger;
         let is_listeners = match self.session.flavour.request(&message) {
             Ok(request) => {
-                ledger.requested(&request);
-                if let Some(words) = request.error {
-                    warn!(type_url = request.type_url, words, "Envoy refuses configuration.");
-                }
+                self.session.shared.requested(&request);
                 request.type_url == wire::LISTENER
             }
             Err(error) => {

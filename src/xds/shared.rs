@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::rejections;
 use super::state::{Ledger, Phase};
 use super::upstream::{Line, StreamError};
+use super::wire::Request;
 use super::{Config, Inputs, Opening};
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::SharedClock;
@@ -30,6 +32,8 @@ pub(super) struct Shared<U> {
     /// New streams so far since the workload became healthy.
     pub(super) recovery: AtomicUsize,
     clock: SharedClock,
+    /// The pauses between streams for what Envoy has rejected; they outlive a stream.
+    rejections: Mutex<Backoff>,
     pace: Mutex<Pace>,
     spare: Mutex<Option<Spare>>,
     newest: Mutex<Newest>,
@@ -52,6 +56,7 @@ impl<U> Shared<U> {
             names: watch::Sender::new(None),
             recovery: AtomicUsize::new(0),
             clock,
+            rejections: Mutex::new(rejections::pauses()),
             pace: Mutex::new(Pace::new()),
             spare: Mutex::new(None),
             newest: Mutex::new(Newest::default()),
@@ -111,6 +116,23 @@ impl<U> Shared<U> {
                 debug!(error, ?retry_in, "Still no stream to istiod.");
             }
         });
+    }
+
+    /// Takes note of a request of Envoy.
+    pub(super) fn requested(&self, request: &Request<'_>) {
+        if let Some(condition) = self.ledger.requested(request, self.clock.now()) {
+            warn!(type_url = request.type_url, error = %condition, "Envoy rejected configuration");
+        }
+    }
+
+    /// How long to wait until what Envoy rejected is requested again.
+    pub(super) fn rejection_pause(&self) -> Duration {
+        locked(&self.rejections).next_delay()
+    }
+
+    /// Nothing is rejected any more: the next rejection is followed by a short pause again.
+    pub(super) fn accepted(&self) {
+        locked(&self.rejections).reset();
     }
 
     /// A stream has worked for this long: after a steady one the pace starts over.

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::rejections::{self, Rejection};
 use super::upstream::StreamError;
-use super::wire::Request;
+use super::wire::{self, Request};
 use crate::base::clock;
+use crate::base::redact::excerpt;
 use crate::base::trouble::Trouble;
 
 /// Where the line upstream stands.
@@ -48,6 +50,10 @@ pub struct UpstreamState {
     pub rejected: u64,
     /// The words of the last refusal, with the type refused.
     pub last_rejection: Option<String>,
+    /// What Envoy has rejected and not accepted since, by type URL.
+    pub rejections: BTreeMap<String, Rejection>,
+    /// The same as a condition.
+    pub rejected_configuration: Option<Trouble>,
     /// Answers by type URL.
     pub types: BTreeMap<String, TypeCount>,
     /// What is wrong, until istiod responds again.
@@ -132,12 +138,20 @@ impl Ledger {
         is_new
     }
 
-    /// Counts a request and, where it answers a response, how.
-    pub(super) fn requested(&self, request: &Request<'_>) {
-        self.count(|state| state.requests += 1);
-        if !request.nonce.is_empty() || request.error.is_some() {
-            self.answered(request.type_url, request.error);
+    /// Counts a request and, where it answers a response, how. The reason of a rejection that is new
+    /// is returned.
+    pub(super) fn requested(&self, request: &Request<'_>, now: SystemTime) -> Option<Trouble> {
+        self.count(|state| {
+            state.requests += 1;
+            if let Some(rejection) = state.rejections.get_mut(request.type_url) {
+                rejection.requested = true;
+            }
+        });
+        if request.nonce.is_empty() && request.error.is_none() {
+            return None;
         }
+        self.answered(request.type_url, request.error);
+        self.judged(request, now)
     }
 
     /// Counts an answer to a response of this type: taken, or refused with these words.
@@ -149,10 +163,60 @@ impl Ledger {
             }
             if let Some(words) = refusal {
                 state.rejected += 1;
-                let words: String = words.chars().take(REJECTION_LIMIT).collect();
+                let words = excerpt(words, REJECTION_LIMIT);
                 state.last_rejection = Some(format!("{type_url}: {words}"));
             }
             refusal.is_some()
+        });
+    }
+
+    /// Notes whether Envoy has accepted or rejected configuration of this type.
+    fn judged(&self, request: &Request<'_>, now: SystemTime) -> Option<Trouble> {
+        let (type_url, mut news) = (request.type_url, None);
+        let is_known = self.state.borrow().types.contains_key(type_url);
+        if !is_known || !wire::is_for_envoy(type_url) {
+            return None;
+        }
+        self.state.send_if_modified(|state| {
+            let Some(words) = request.error else {
+                let cleared = state.rejections.remove(type_url).is_some();
+                if cleared {
+                    tracing::info!(type_url, "Envoy accepted configuration after a rejection");
+                    state.rejected_configuration = rejections::condition(&state.rejections);
+                }
+                return cleared;
+            };
+            let reason = excerpt(words, REJECTION_LIMIT);
+            let known = state.rejections.get(type_url);
+            let is_new = known.is_none_or(|known| known.reason != reason);
+            let rejection = Rejection {
+                reason,
+                since: known.map_or(Some(now), |known| known.since),
+                times: known.map_or(0, |known| known.times).saturating_add(1),
+                requested: true,
+            };
+            state.rejections.insert(type_url.to_owned(), rejection);
+            state.rejected_configuration = rejections::condition(&state.rejections);
+            news = state.rejected_configuration.clone().filter(|_| is_new);
+            true
+        });
+        news
+    }
+
+    /// A stream begins: Envoy has not asked for anything in it.
+    pub(super) fn stream_begins(&self) {
+        self.count(|state| {
+            state.rejections.values_mut().for_each(|rejection| rejection.requested = false);
+        });
+    }
+
+    /// Forgets rejections of types that Envoy has not asked for in the current stream.
+    pub(super) fn forget_unrequested(&self) {
+        self.state.send_if_modified(|state| {
+            let before = state.rejections.len();
+            state.rejections.retain(|_, rejection| rejection.requested);
+            state.rejected_configuration = rejections::condition(&state.rejections);
+            before != state.rejections.len()
         });
     }
 }

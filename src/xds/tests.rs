@@ -1,5 +1,6 @@
 mod fakes;
 mod health;
+mod rejections;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,9 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
-from case import LAB, Case
+from case import LAB, Case, Traffic
 from lab import until
+
+#: An access log of the inbound listener, in a directory that a test makes later.
+ACCESS_LOG = """
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: access-log, namespace: vms}
+spec:
+  workloadSelector: {labels: {app: details-legacy}}
+  configPatches:
+  - applyTo: LISTENER
+    match: {context: SIDECAR_INBOUND, listener: {portNumber: 15006}}
+    patch:
+      operation: MERGE
+      value:
+        access_log:
+        - name: envoy.access_loggers.file
+          typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: %s}
+"""
 
 
 class Faults(Case):
@@ -53,6 +72,72 @@ class Faults(Case):
         self.assertEqual(after["identity"]["serial"], before["identity"]["serial"])
         envoys = [pid for pid in LAB.pids("vm1") if "--drain-strategy" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
         self.assertEqual(envoys, [after["proxy"]["pid"]])
+
+
+class Rejections(Traffic):
+    """Configuration that Envoy rejects is a condition, and takes effect by itself when the cause is gone."""
+
+    def conditions(self, vm):
+        return [one["what"] for one in vm.status().get("conditions", []) if one["room"] == "proxy-configuration"]
+
+    def missing_directory(self):
+        """The path of a directory that does not exist, where Envoy's user could write."""
+        above = pathlib.Path(tempfile.mkdtemp(prefix="vm-agent-logs-"))
+        above.chmod(0o755)
+        self.addCleanup(shutil.rmtree, above, ignore_errors=True)
+        return above / "logs"
+
+    def log_to(self, directory):
+        LAB.apply(ACCESS_LOG % f"{directory}/access.log")
+        self.addCleanup(LAB.kubectl, "-n", "vms", "delete", "envoyfilter", "access-log", "--ignore-not-found")
+
+    def test_an_access_log_in_a_missing_directory_is_said_and_written_once_the_directory_is_there(self):
+        directory = self.missing_directory()
+        self.log_to(directory)
+        self.vm2.join()
+        said = until("the status says why", lambda: self.conditions(self.vm2))
+        self.assertIn(f"unable to open file '{directory}/access.log': No such file or directory", said[0])
+        until("join says why", lambda: "unable to open file" in self.vm2.log())
+        self.assertFalse(self.vm2.status()["ready"])
+        doctor = self.vm2.command("doctor")
+        self.assertIn(f"create {directory}", doctor.stdout + doctor.stderr)
+        directory.mkdir()
+        directory.chmod(0o777)
+        self.vm2.until_ready(limit=90)
+        self.assertEqual(self.conditions(self.vm2), [])
+        self.vm1.join().until_ready()
+        with self.traffic() as load:
+            until("a request is in the access log", lambda: (directory / "access.log").read_text())
+        self.assertEqual(load.bad, [])
+
+    def test_a_rejected_update_costs_no_request(self):
+        directory = self.missing_directory()
+        for vm in (self.vm1, self.vm2):
+            vm.join().until_ready()
+        with self.traffic() as load:
+            self.log_to(directory)
+            until("the status says why", lambda: self.conditions(self.vm2))
+            self.assertTrue(self.vm2.status()["ready"])
+            directory.mkdir()
+            directory.chmod(0o777)
+            until("it is accepted", lambda: not self.conditions(self.vm2), limit=90)
+            until("a request is in the access log", lambda: (directory / "access.log").read_text())
+        self.assertEqual(load.bad, [])
+
+    def test_a_port_that_another_program_held_is_used_once_it_is_free(self):
+        self.vm1.join().until_ready()
+        self.vm1.stop()
+        self.vm1.end()
+        holder = LAB.start("vm1", sys.executable, "-m", "http.server", "15006", log="holder.log")
+        self.addCleanup(LAB.stop, holder)
+        until("the port is held", lambda: LAB.run("vm1", "curl", "-s", "127.0.0.1:15006", check=False).returncode == 0)
+        self.vm1.run()
+        said = until("the status says why", lambda: self.conditions(self.vm1))
+        self.assertIn("15006", said[0])
+        self.assertIn("Address already in use", said[0])
+        LAB.stop(holder)
+        self.vm1.until_ready(limit=90)
+        self.assertEqual(self.conditions(self.vm1), [])
 
 
 class BadInput(Case):

@@ -197,15 +197,18 @@ impl Job<'_> {
 
     fn timed_out(&self) -> Failure {
         let limit = self.join.args.timeout;
+        let mut hint = "`vm-agent status` and `journalctl -u vm-agent` show more".to_owned();
         let so_far = status::ask(self.join.global).ok().map_or_else(String::new, |status| {
-            let what = status.pointer("/conditions/0/what").and_then(Value::as_str);
-            let what = what.map(|what| format!(" ({what})")).unwrap_or_default();
-            format!("; it is {}{what}", text(&status, "/phase"))
+            let said = |at: &str| status.pointer(at).and_then(Value::as_str);
+            if let Some(known) = said("/conditions/0/hint") {
+                known.clone_into(&mut hint);
+            }
+            let what = said("/conditions/0/what").map(|what| format!(" ({what})"));
+            format!("; it is {}{}", text(&status, "/phase"), what.unwrap_or_default())
         });
         let error = anyhow::anyhow!(
             "the machine is not ready after {limit:?}{so_far}; the service goes on trying"
         );
-        let hint = "`vm-agent status` and `journalctl -u vm-agent` show more".to_owned();
         Failure::new(Exit::NotReady, error).hint(hint)
     }
 }

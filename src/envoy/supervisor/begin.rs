@@ -2,19 +2,31 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::{SupervisionError, Supervisor, Traffic};
+use super::{Event, SupervisionError, Supervisor, Traffic, nobody};
 use crate::base::fsio;
 use crate::envoy::fingerprint::{Fingerprint, Fit};
+use crate::envoy::handle::{End, How, Wish};
 use crate::envoy::note::{Note, Noted};
 use crate::envoy::output::Output;
 use crate::envoy::process::{BOOTSTRAP, Process};
+use crate::envoy::trial::trial;
 use crate::envoy::{ConfigCounts, ProxyPhase, leftover};
 
+/// How a supervision began.
+pub(super) enum Begun {
+    /// With a process.
+    Process(Process),
+    /// Not at all: somebody wanted something else meanwhile.
+    Instead(Event),
+}
+
 impl Supervisor {
-    /// Goes on with the process that is there, or starts one.
-    pub(super) async fn begin(&mut self) -> Result<Process, SupervisionError> {
+    /// Goes on with the process that is there, or starts one. What takes long is given up when
+    /// somebody wants the supervision to end.
+    pub(super) async fn begin(&mut self) -> Result<Begun, SupervisionError> {
         let fingerprint = Fingerprint::of(&self.config);
         let note = Note::new(&self.config.directory);
         let until = Instant::now() + leftover::NOTE_LIMIT;
@@ -22,22 +34,69 @@ impl Supervisor {
             if let Some(noted) = note.living() {
                 if let Some((process, older)) = adopt(&noted, &fingerprint) {
                     self.output()?;
+                    self.replacement.started(&self.config);
                     self.adopted(&process, &noted, older);
-                    return Ok(process);
+                    return Ok(Begun::Process(process));
                 }
-                let limit = self.config.termination_drain;
-                leftover::end(&self.config.directory, &noted, Some(self.admin()), limit).await;
+                if let Some(begun) = self.replace(&noted).await? {
+                    return Ok(begun);
+                }
             }
             if let Some(process) = self.start(&fingerprint).await? {
-                return Ok(process);
+                return Ok(Begun::Process(process));
             }
             if Instant::now() > until {
                 let directory = self.config.directory.display().to_string();
                 return Err(SupervisionError::Unknown { directory });
             }
             // An agent has died between its launcher's start and its launcher's note.
-            sleep(LOOK).await;
+            let pause = sleep(LOOK);
+            if let Err(event) = unless_told(&mut self.wishes, &mut self.traffic, pause).await {
+                return Ok(Begun::Instead(event));
+            }
         }
+    }
+
+    /// Ends a process that was started with something else; `None` when it has ended. It goes on
+    /// where what would be started in its place fails its trial.
+    async fn replace(&mut self, noted: &Noted) -> Result<Option<Begun>, SupervisionError> {
+        if self.is_compatible(noted) {
+            let trial = trial(&self.config);
+            match unless_told(&mut self.wishes, &mut self.traffic, trial).await {
+                Err(event) => return Ok(Some(Begun::Instead(event))),
+                Ok(Ok(version)) => self.accept(Some(version)),
+                Ok(Err(error)) => {
+                    if let Ok(Some(process)) = Process::adopt(noted) {
+                        self.output()?;
+                        self.adopted(&process, noted, None);
+                        self.refuse(error);
+                        self.replacement.postponed(&self.config);
+                        return Ok(Some(Begun::Process(process)));
+                    }
+                }
+            }
+        }
+        let (directory, limit) = (self.config.directory.clone(), self.config.termination_drain);
+        let ended = leftover::end(&directory, noted, Some(self.admin()), limit);
+        let Err(event) = unless_told(&mut self.wishes, &mut self.traffic, ended).await else {
+            return Ok(None);
+        };
+        // A stop does not wait for its drain; the next agent would end it, too.
+        if matches!(event, Event::Ended(_)) {
+            leftover::terminate(noted).await;
+        }
+        Ok(Some(Begun::Instead(event)))
+    }
+
+    /// Whether a process that was started with something else can be supervised by us: it has our
+    /// admin port, and the group by which redirect rules know it.
+    fn is_compatible(&self, noted: &Noted) -> bool {
+        let ours =
+            self.config.user.map_or_else(|| rustix::process::getegid().as_raw(), |user| user.gid);
+        noted.fingerprint.is_some()
+            && noted.group() == Some(ours)
+            && leftover::admin_of(&self.config.directory).map(|admin| admin.port)
+                == Some(self.config.admin_port)
     }
 
     /// Starts one; `None` when another one runs.
@@ -53,6 +112,7 @@ impl Supervisor {
         let process = Process::start(&self.config, &fingerprint.to_string(), output).await;
         let process = process.map_err(SupervisionError::Start)?;
         tracing::info!(pid = process.pid, "Started the proxy.");
+        self.replacement.started(&self.config);
         self.traffic = match self.traffic {
             Traffic::Out | Traffic::OutOf => Traffic::OutOf,
             Traffic::AsFound | Traffic::In | Traffic::Into => Traffic::In,
@@ -83,6 +143,10 @@ impl Supervisor {
             state.bootstrap_of = older;
             state.started_at = Some(started_at);
             state.ready_since = None;
+            // Each process is asked for its own.
+            state.version = None;
+            state.installed_version = None;
+            state.rejected_replacement = None;
             state.config = ConfigCounts::default();
         });
     }
@@ -94,6 +158,28 @@ impl Supervisor {
                 .map_err(SupervisionError::Output)?,
         };
         Ok(self.output.insert(output))
+    }
+}
+
+/// Waits for `future`, unless somebody wants the supervision to end before.
+async fn unless_told<T>(
+    wishes: &mut mpsc::Receiver<Wish>,
+    traffic: &mut Traffic,
+    future: impl Future<Output = T>,
+) -> Result<T, Event> {
+    let mut future = std::pin::pin!(future);
+    loop {
+        tokio::select! {
+            done = &mut future => return Ok(done),
+            wish = wishes.recv() => match wish {
+                // What is being started is what a restart would start.
+                Some(Wish::End(End { how: How::Restart { .. }, .. })) => {}
+                Some(Wish::End(end)) => return Err(Event::Ended(end)),
+                Some(Wish::Release(done)) => return Err(Event::Released(done)),
+                Some(wish) => traffic.direct(&wish),
+                None => return Err(Event::Ended(nobody())),
+            },
+        }
     }
 }
 
