@@ -247,6 +247,7 @@ impl Board {
             ("roots", &identity.renewal.roots_trouble),
             ("clock", &clock.and_then(|skew| clock_trouble(&skew))),
             ("control-plane", &upstream.trouble),
+            ("control-plane", &upstream.services.trouble),
             ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
