@@ -5,6 +5,7 @@ mod direct;
 mod entry;
 mod fields;
 mod machine;
+mod record;
 mod sight;
 mod sweep;
 mod tenant;
@@ -64,6 +65,9 @@ pub struct RegistrationState {
     pub phase: RegistrationPhase,
     /// The entry stands: the same as the phase `registered`.
     pub registered: bool,
+    /// The entry is taken for what it was at the agent's last run: the API server has not answered
+    /// since the start.
+    pub assumed: bool,
     /// Since when, RFC 3339.
     #[serde(serialize_with = "clock::serialize_time")]
     pub since: Option<SystemTime>,
@@ -98,6 +102,7 @@ impl RegistrationState {
             name,
             phase,
             registered: false,
+            assumed: false,
             since: None,
             manager: None,
             applied_at: None,
@@ -120,8 +125,17 @@ impl RegistrationState {
     pub fn stands(&mut self, now: SystemTime) {
         self.phase = RegistrationPhase::Registered;
         self.registered = true;
+        self.assumed = false;
         self.since.get_or_insert(now);
         self.trouble = None;
+    }
+
+    /// The API server does not answer, and the entry was as it should be at the last run.
+    pub(crate) fn assume(&mut self, now: SystemTime) {
+        let trouble = self.trouble.take();
+        self.stands(now);
+        self.assumed = true;
+        self.trouble = trouble;
     }
 
     /// A try failed. An entry that stood is still believed to stand: nobody took it away.
@@ -138,6 +152,7 @@ impl RegistrationState {
     /// The entry is not ours, or not ours any more.
     pub fn lost(&mut self, trouble: Trouble) {
         self.registered = false;
+        self.assumed = false;
         self.since = None;
         self.contested.clear();
         self.failed(trouble);
@@ -151,9 +166,11 @@ impl RegistrationState {
         }
         match trouble {
             None if answered => self.stands(now),
-            Some(trouble) if trouble.retry != Retry::Soon && !self.registered => {
-                self.failed(trouble.clone());
+            // istiod has refused the stream: it removes the entry after its grace period.
+            Some(trouble) if trouble.retry != Retry::Soon && self.registered => {
+                self.lost(trouble.clone());
             }
+            Some(trouble) if trouble.retry != Retry::Soon => self.failed(trouble.clone()),
             _ => {}
         }
     }

@@ -24,11 +24,9 @@
 //! acknowledged; other types that Envoy does not know are dropped. These answers must follow
 //! Envoy's first message, which alone carries the node.
 //!
-//! *A workload that becomes healthy* gets new streams, some at once and one a second later. Istiod
-//! decides at the beginning of a stream which services a machine belongs to, and an unhealthy one
-//! belongs to none; when it becomes healthy istiod means to decide again, but may do so before it
-//! has taken note itself (Istio `serviceentry/controller.go`, `pushWorkloadUpdates`). Then the
-//! proxy would never learn which of its ports speak HTTP, and policies for HTTP would deny all.
+//! *The services of this machine* are compared with what istiod sends (the module `convergence`),
+//! and istiod is asked anew, with a new stream, until they fit. Until then Envoy keeps what it has,
+//! for a limited time.
 //!
 //! *A workload that becomes unhealthy* keeps its Envoy's configuration while the others hear of it:
 //! istiod takes its services out of it at the same moment as it tells them.
@@ -43,12 +41,14 @@
 //! *No deadlock*: requests and responses are pumped independently, each with its own bounded queue,
 //! so that a peer which does not read never keeps the relay from reading the other one.
 
+mod convergence;
 mod exchange;
 mod frames;
 mod node;
 mod progress;
 mod rejections;
 mod requests;
+mod scan;
 mod service;
 mod session;
 mod shared;
@@ -58,6 +58,7 @@ mod upstream;
 mod wire;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use rejections::Rejection;
-pub use state::{Phase, TypeCount, UpstreamState};
+pub use state::{Phase, ServicesState, TypeCount, UpstreamState};
 pub use upstream::{DialFailure, Line, Upstream};
 
 use crate::base::clock::SharedClock;
@@ -84,6 +85,10 @@ pub struct Config {
     pub peers: Peers,
     /// Whether to ask istiod for the name table.
     pub name_table: bool,
+    /// Who Envoy was started as.
+    pub workload: Arc<Workload>,
+    /// Where the ports that istiod has configured are kept over restarts of the agent.
+    pub services_file: Option<PathBuf>,
     /// How long the other proxies have to hear that this machine takes no more requests, while its
     /// Envoy keeps what it has.
     pub notice: Duration,

@@ -66,6 +66,7 @@ impl Fleet {
             machine: Machine::of(&number.to_string()),
             force: false,
             take_over_after: Duration::from_secs(300),
+            record: None,
         };
         let workload = watch::channel(Arc::new(workload(&id, number))).1;
         let direct = Direct::new(Arc::clone(&self.client), workload, config, clock::system());

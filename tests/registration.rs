@@ -19,6 +19,8 @@ mod copies;
 mod kept;
 #[path = "registration/names.rs"]
 mod names;
+#[path = "registration/restart.rs"]
+mod restart;
 #[path = "registration/world.rs"]
 mod world;
 

@@ -71,6 +71,8 @@ pub(super) fn settle(paths: &Paths, name: &str, export: Option<&Path>) -> Result
         secrets::forget(&paths.state_directory(), export)?;
         fsio::remove(&paths.issued_token())?;
         fsio::remove(&paths.registration_record())?;
+        fsio::remove(&paths.services_record())?;
+        fsio::remove(&paths.entry_record())?;
         others.retain(|other| *other != note.name);
         others.push(note.name.clone());
         others.drain(..others.len().saturating_sub(OTHERS));

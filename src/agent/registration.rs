@@ -41,8 +41,14 @@ impl Registration {
         clock: &SharedClock,
     ) -> Result<Self, FileError> {
         let record = plan.paths.registration_record();
-        let (machine, plan) = (machine(&plan.paths)?, plan.registration.clone());
-        let config = Config { machine, force: plan.force, take_over_after: plan.take_over_after };
+        let (paths, machine) = (plan.paths.clone(), machine(&plan.paths)?);
+        let plan = plan.registration.clone();
+        let config = Config {
+            machine,
+            force: plan.force,
+            take_over_after: plan.take_over_after,
+            record: Some(paths.entry_record()),
+        };
         let client = kube.as_ref().filter(|_| plan.mode == Mode::Kubernetes);
         let direct = client.map(|client| {
             let (client, clock) = (Arc::clone(client), Arc::clone(clock));

@@ -231,6 +231,8 @@ fn open_relay(
     let config = xds::Config {
         peers: proxy_peers(&plan.envoy),
         name_table: plan.names.is_some(),
+        workload: Arc::new(plan.workload.clone()),
+        services_file: Some(plan.paths.services_record()),
         notice: plan.registration.leave_delay,
     };
     let line = ca.towards(&plan.discovery);

@@ -115,9 +115,11 @@ impl Agent {
     async fn deregister(&self) {
         self.leaving.registrar.stop();
         // In the mode `istiod` the end of the stream is the deregistration.
-        if let Some(direct) = &self.leaving.registration
-            && let Err(error) = direct.remove().await
-        {
+        let Some(direct) = &self.leaving.registration else { return };
+        // A reconciler that still runs would make the entry anew.
+        if tokio::time::timeout(FINISH_LIMIT, direct.ended()).await.is_err() {
+            tracing::warn!("The registration did not stop in time; the WorkloadEntry stays");
+        } else if let Err(error) = direct.remove().await {
             tracing::warn!(error = chain(&error), "The WorkloadEntry is still there.");
         }
     }

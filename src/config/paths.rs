@@ -63,6 +63,18 @@ impl Paths {
         self.state_directory().join("registration.json")
     }
 
+    /// The machine's entry as the agent applied it last.
+    #[must_use]
+    pub fn entry_record(&self) -> PathBuf {
+        self.state_directory().join("entry.json")
+    }
+
+    /// The ports that istiod has configured the machine to serve.
+    #[must_use]
+    pub fn services_record(&self) -> PathBuf {
+        self.state_directory().join("services.json")
+    }
+
     /// The id of a machine whose system has none.
     #[must_use]
     pub fn machine_id(&self) -> PathBuf {

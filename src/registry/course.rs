@@ -1,19 +1,24 @@
 //! How the entry is kept true: it is applied, watched, and applied again when it drifts. Whoever
 //! holds one of our fields is named and keeps it; the other fields stay true.
 
+mod outcome;
+
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::direct::{Direct, RegisterError, Standing, is_with_machine};
+use super::direct::{Direct, RegisterError, is_with_machine};
+use super::record::Record;
 use super::tenant::{self, Tenant};
 use super::{entry, fields, object};
-use crate::base::backoff::{Backoff, Retry};
+use crate::base::backoff::Backoff;
 use crate::base::tasks::busy;
 use crate::base::trouble::Trouble;
 use crate::kube::{FieldConflict, KubeError, Object, Version, Watch, WatchEvent};
@@ -34,6 +39,8 @@ pub(super) struct Course<'a> {
     breaks: Backoff,
     /// The entry that stood last.
     uid: Option<String>,
+    /// The entry of the last run, until the API server has answered.
+    recalled: Option<Record>,
     /// False once the API server has refused a watch.
     may_watch: bool,
     /// The addresses at the last look.
@@ -76,30 +83,73 @@ impl<'a> Course<'a> {
             repaired: None,
             breaks: Backoff::new(FIRST_PAUSE, LOOK),
             uid: None,
+            recalled: direct.recalled(),
             may_watch: true,
         }
     }
 
-    pub(super) async fn run(mut self) {
-        loop {
-            match self.look().await {
-                Ok(look) => {
-                    self.failures.reset();
-                    self.failure = None;
-                    if self.follow(look).await == Cause::Drift {
-                        self.pace().await;
-                    }
+    /// Keeps the entry until `stop`. An apply that is under way then is waited for: the server may
+    /// carry it out, and make an entry anew that is being removed.
+    pub(super) async fn run(mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let look = {
+                let mut look = pin!(self.first_look());
+                tokio::select! {
+                    look = &mut look => look,
+                    () = stop.cancelled() => return drop(timeout(LAST_LOOK, look).await),
                 }
-                Err(error) => {
-                    let pause = self.failures.delay_for(error.retry());
-                    self.failed(&error);
-                    tokio::select! {
-                        () = sleep(pause) => {}
-                        Ok(()) = self.workload.changed() => {}
-                    }
+            };
+            tokio::select! {
+                () = self.after(look) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Waits until the entry has to be looked at again.
+    async fn after(&mut self, look: Result<Look, RegisterError>) {
+        match look {
+            Ok(look) => {
+                self.failures.reset();
+                self.failure = None;
+                if self.follow(look).await == Cause::Drift {
+                    self.pace().await;
+                }
+            }
+            Err(error) => {
+                let pause = self.failures.delay_for(error.retry());
+                self.failed(&error);
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    Ok(()) = self.workload.changed() => {}
                 }
             }
         }
+    }
+
+    /// A look; where the entry of the last run is known, an API server that does not answer soon
+    /// holds up nothing.
+    async fn first_look(&mut self) -> Result<Look, RegisterError> {
+        if self.recalled.is_none() {
+            return self.look().await;
+        }
+        let direct = self.direct;
+        let workload = Arc::clone(&self.workload.borrow());
+        let uid = self.recalled.as_ref().and_then(|record| record.uid.clone());
+        let outcome = {
+            let mut look = pin!(self.look());
+            tokio::select! {
+                outcome = &mut look => outcome,
+                () = sleep(HEAD_START) => {
+                    direct.assume(workload, uid);
+                    look.await
+                }
+            }
+        };
+        if outcome.is_ok() {
+            self.recalled = None;
+        }
+        outcome
     }
 
     /// Applies the entry.
@@ -204,60 +254,6 @@ impl<'a> Course<'a> {
             }
         });
         Ok(look)
-    }
-
-    /// The entry is as far ours as it can be.
-    fn stands(&mut self, live: Value, kept: Value, workload: &Arc<Workload>) -> Look {
-        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
-        self.uid.clone_from(&uid);
-        let now = self.direct.clock.now();
-        if !self.direct.state.borrow().registered {
-            tracing::info!(entry = workload.name, "The WorkloadEntry stands.");
-        }
-        let theirs = fields::drifted(&live, &entry(workload, &self.direct.config.machine));
-        self.direct.state.send_modify(|state| {
-            // Fields of others are still a trouble.
-            let trouble = state.trouble.take().filter(|_| !theirs.is_empty());
-            state.stands(now);
-            state.trouble = trouble;
-            state.contested = theirs;
-            state.applied_at = Some(now);
-            state.applies = state.applies.saturating_add(1);
-        });
-        self.direct.standing.send_if_modified(|standing| {
-            let now = Some(Standing { workload: Arc::clone(workload), uid });
-            let changed = *standing != now;
-            *standing = now;
-            changed
-        });
-        Look { live, kept, settled: true }
-    }
-
-    /// The entry is another machine's.
-    fn lost(&mut self, trouble: Trouble) {
-        self.uid = None;
-        let known = self.direct.state.borrow().trouble.clone();
-        if known.is_none_or(|known| known.hint != trouble.hint) {
-            tracing::error!(%trouble, "This machine is not registered.");
-        }
-        self.direct.state.send_modify(|state| state.lost(trouble));
-        self.direct.standing.send_if_modified(|standing| standing.take().is_some());
-    }
-
-    fn failed(&mut self, error: &RegisterError) {
-        let trouble = Trouble::new(error, error.hint(), error.retry(), self.direct.clock.now());
-        let is_new = self.failure.replace(trouble.what.clone()).as_ref() != Some(&trouble.what);
-        if is_new {
-            tracing::warn!(%trouble, "The WorkloadEntry could not be applied.");
-        } else {
-            tracing::debug!(%trouble, "The WorkloadEntry still could not be applied.");
-        }
-        let alarming = error.retry() != Retry::Soon || !self.direct.state.borrow().registered;
-        self.direct.state.send_modify(|state| {
-            if alarming {
-                state.failed(trouble);
-            }
-        });
     }
 
     /// Waits until the entry has to be looked at.
@@ -439,6 +435,11 @@ fn jittered(time: Duration) -> Duration {
     time.mul_f64(rand::rng().random_range(0.75..=1.0))
 }
 
+/// How long an apply that is under way may take when the agent stops.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How long an API server may take to answer an agent that starts and knows its entry: an answer
+/// can say that another machine has taken the entry over, to which this one must not connect.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// Fields without which an entry is not this machine's.
 const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
 /// For some calls, and a plugin that has the credential for them (two minutes).

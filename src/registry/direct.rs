@@ -1,5 +1,6 @@
 //! Our own hand on the WorkloadEntry, through the Kubernetes API.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::course::Course;
 use super::machine::{Machine, is_agent};
-use super::{Mode, RegistrationState, object, tenant};
+use super::record::Record;
+use super::{Mode, RegistrationState, entry, object, tenant};
 use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
-use crate::kube::{Client, FieldConflict, KubeError, Object};
+use crate::base::fsio;
+use crate::base::trouble::chain;
+use crate::kube::{Client, FieldConflict, KubeError, Object, Version};
 use crate::workload::Workload;
 
 /// Applies the entry and keeps it applied.
@@ -23,6 +27,7 @@ pub struct Direct {
     pub(super) workload: watch::Receiver<Arc<Workload>>,
     pub(super) state: watch::Sender<RegistrationState>,
     pub(super) standing: watch::Sender<Option<Standing>>,
+    running: watch::Sender<bool>,
 }
 
 /// An entry that is ours.
@@ -44,6 +49,8 @@ pub struct Config {
     pub force: bool,
     /// After which absence another machine has lost its name to us.
     pub take_over_after: Duration,
+    /// Where the applied entry is kept for an agent that starts while the API server is away.
+    pub record: Option<PathBuf>,
 }
 
 /// Why the entry is not as it should be.
@@ -130,7 +137,8 @@ impl Direct {
         let mut state = RegistrationState::new(Mode::Kubernetes, namespace, name);
         state.manager = Some(config.machine.field_manager());
         let (state, standing) = (watch::Sender::new(state), watch::Sender::new(None));
-        Self { client, config, clock, workload, state, standing }
+        let running = watch::Sender::new(false);
+        Self { client, config, clock, workload, state, standing, running }
     }
 
     /// The registration, whenever it changes.
@@ -147,29 +155,89 @@ impl Direct {
 
     /// Applies the entry, and whenever it is not as it should be, until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
-        tokio::select! {
-            () = Course::new(self).run() => {}
-            () = stop.cancelled() => {}
-        }
+        self.running.send_replace(true);
+        Course::new(self).run(&stop).await;
+        self.running.send_replace(false);
     }
 
-    /// Removes the entry, if it is ours.
+    /// Waits until [`Self::run`] has ended.
+    pub async fn ended(&self) {
+        // The sender lives as long as `self`.
+        drop(self.running.subscribe().wait_for(|running| !running).await);
+    }
+
+    /// Removes the entry, if it is ours: exactly the version that was looked at, so that an entry
+    /// that another machine has taken over in between stays. [`Self::run`] must have ended, or it
+    /// would make the entry anew.
     ///
     /// # Errors
     /// When it is somebody else's, or the API server refuses.
     pub async fn remove(&self) -> Result<(), RemoveError> {
         let object = object(&self.workload.borrow());
-        let found = match self.client.get(&object).await {
-            Err(error) if error.code() == Some(404) => return Ok(()),
-            found => found?,
-        };
-        if !self.is_ours(&found) {
-            let Object { namespace, name, .. } = object;
-            return Err(RemoveError::NotOurs { namespace, name });
+        self.forget();
+        let mut changes = 0;
+        loop {
+            let found = match self.client.get(&object).await {
+                Err(error) if error.code() == Some(404) => return Ok(()),
+                found => found?,
+            };
+            let Some(version) = Version::of(&found).filter(|_| self.is_ours(&found)) else {
+                let Object { namespace, name, .. } = object;
+                return Err(RemoveError::NotOurs { namespace, name });
+            };
+            match self.client.delete_only(&object, &version).await {
+                Ok(()) => break,
+                // istiod writes the health of a machine that leaves at this moment.
+                Err(error) if error.code() == Some(409) && changes < CHANGES => changes += 1,
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.client.delete(&object).await?;
         tracing::info!(entry = object.name, "Removed the WorkloadEntry.");
         Ok(())
+    }
+
+    /// The kept entry, if it is the one that is wanted now.
+    pub(super) fn recalled(&self) -> Option<Record> {
+        let workload = self.workload.borrow().clone();
+        let Object { namespace, name, .. } = object(&workload);
+        let wanted = entry(&workload, &self.config.machine);
+        Record::read(self.config.record.as_ref()?)
+            .filter(|record| record.is_of(&namespace, &name, &wanted))
+    }
+
+    /// Keeps the entry that has been applied, unless it is kept already.
+    pub(super) fn keep(&self, workload: &Workload, uid: Option<String>) {
+        let Some(path) = &self.config.record else { return };
+        let Object { namespace, name, .. } = object(workload);
+        let wanted = entry(workload, &self.config.machine);
+        let record = Record::of(&namespace, &name, wanted, uid);
+        if Record::read(path).as_ref() == Some(&record) {
+            return;
+        }
+        if let Err(error) = record.write(path) {
+            tracing::warn!(error = chain(&error), "Cannot keep the registration for a restart");
+        }
+    }
+
+    /// Goes on with the entry of the last run: the API server does not answer.
+    pub(super) fn assume(&self, workload: Arc<Workload>, uid: Option<String>) {
+        if self.state.borrow().registered {
+            return;
+        }
+        tracing::warn!(
+            entry = workload.name,
+            "The Kubernetes API does not answer: continuing with the WorkloadEntry of the last run"
+        );
+        self.standing.send_replace(Some(Standing { workload, uid }));
+        self.state.send_modify(|state| state.assume(self.clock.now()));
+    }
+
+    /// Nothing is registered any more.
+    pub(super) fn forget(&self) {
+        let Some(path) = &self.config.record else { return };
+        if let Err(error) = fsio::remove(path) {
+            tracing::warn!(error = chain(&error), "Cannot remove the record of the registration");
+        }
     }
 
     /// Whether this machine's agent made it: it bears our mark, or, where somebody took the mark
@@ -197,6 +265,8 @@ fn listed(fields: &[FieldConflict]) -> String {
     fields.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// How often an entry may change while it is being removed.
+const CHANGES: u32 = 10;
 /// The field in which two machines of one name meet.
 const MACHINE_FIELD: &str = ".metadata.annotations.vm-agent.io/machine";
 

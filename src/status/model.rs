@@ -248,6 +248,7 @@ impl Board {
             ("clock", &clock.and_then(|skew| clock_trouble(&skew))),
             ("control-plane", &upstream.trouble),
             ("proxy-configuration", &upstream.rejected_configuration),
+            ("control-plane", &upstream.services.trouble),
             ("configuration", &configuration.trouble),
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),

@@ -6,20 +6,23 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderValue, Method};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
+use tonic::metadata::MetadataMap;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::frames::{Incoming, Outgoing};
 use super::node;
-use super::progress::{self, Progress};
+use super::progress::Progress;
 use super::rejections;
 use super::requests::Requests;
 use super::session::Session;
@@ -51,15 +54,8 @@ pub(super) async fn exchange<U: Upstream>(
         Ok(headers) => headers,
         Err(failure) => return End::Upstream { error: failure.into(), answered: false },
     };
-    let mut request = http::Request::new(Body::empty());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(session.flavour.path());
-    *request.headers_mut() = headers.into_headers();
-    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-
     let (queue, queued) = mpsc::channel(REQUESTS);
-    *request.body_mut() = Body::new(Outgoing::request(queued));
+    let request = opening(session.flavour, headers, Outgoing::request(queued));
     let (acknowledge, acknowledgements) = watch::channel(None);
     session.shared.ledger.stream_begins();
     let progress = Progress::default();
@@ -71,6 +67,9 @@ pub(super) async fn exchange<U: Upstream>(
         // It came to that while we dialled.
         return End::Renewed { answered: false };
     }
+    let convergence = &session.shared.convergence;
+    let now = workload.as_ref().unwrap_or(&session.shared.config.workload);
+    convergence.begin(session.number, now);
     let up = Upward {
         session,
         queue,
@@ -80,6 +79,7 @@ pub(super) async fn exchange<U: Upstream>(
         health,
         workload,
         subscribed: false,
+        asked_clusters: false,
     };
     let down = Downward {
         session,
@@ -88,34 +88,81 @@ pub(super) async fn exchange<U: Upstream>(
         standstill: &standstill,
         held: VecDeque::new(),
         acknowledge,
+        began: Instant::now(),
     };
     let error = tokio::select! {
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
-        () = recovery(session, &progress) => return End::Renewed { answered: true },
         () = rejections::resubscription(session, &standstill) => {
             return End::Renewed { answered: true };
         }
-        () = others(&mut claims) => return End::Renewed { answered: progress.is_answered() },
+        () = services_complete(session) => return End::Renewed { answered: true },
+        () = spare_ready(session) => return End::Renewed { answered: true },
+        () = others(&mut claims) => {
+            convergence.entry_changed();
+            return End::Renewed { answered: progress.is_answered() };
+        }
     };
     End::Upstream { error, answered: progress.is_answered() }
 }
 
-/// Waits until a workload that becomes healthy has to have a new stream, and has the connection for
-/// it made meanwhile.
-async fn recovery<U: Upstream>(session: &Session<U>, progress: &Progress) {
-    let mut recovers = progress.recovers.subscribe();
+/// The request that opens a stream.
+fn opening(flavour: Flavour, headers: MetadataMap, messages: Outgoing) -> http::Request<Body> {
+    let mut request = http::Request::new(Body::new(messages));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = http::Uri::from_static(flavour.path());
+    *request.headers_mut() = headers.into_headers();
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    request
+}
+
+/// Waits until the services that istiod has sent call for a new stream, and has the connection for
+/// it made beforehand.
+async fn services_complete<U: Upstream>(session: &Session<U>) {
+    let Session { shared, number, .. } = session;
+    let mut changes = shared.convergence.changes();
     loop {
-        if recovers.wait_for(|recovers| *recovers).await.is_err() {
-            return pending().await;
+        changes.borrow_and_update();
+        let decision = shared.convergence.decide(*number);
+        shared.show_services(*number, decision.report);
+        if decision.renew {
+            shared.convergence.renewed();
+            // Without a connection for the next stream this one is worth more.
+            if shared.has_spare() || session.make_spare().await {
+                return;
+            }
+            sleep(NO_SPARE).await;
+            continue;
         }
-        let renewal = async {
-            tokio::join!(progress.recovered(&session.shared.recovery), session.make_spare())
+        if !decision.expects_renewal {
+            shared.drop_spare();
+        }
+        let time = async {
+            match decision.look_at {
+                Some(moment) => sleep_until(moment).await,
+                None => pending().await,
+            }
         };
         tokio::select! {
-            _ = renewal => return,
-            _ = recovers.wait_for(|recovers| !recovers) => {}
+            changed = changes.changed() => if changed.is_err() { return pending().await },
+            () = time => {}
+        }
+    }
+}
+
+/// Makes a connection whenever a new stream is expected, so that it can be opened at once.
+async fn spare_ready<U: Upstream>(session: &Session<U>) {
+    let Session { shared, number, .. } = session;
+    let mut changes = shared.convergence.changes();
+    loop {
+        changes.borrow_and_update();
+        if shared.convergence.decide(*number).expects_renewal && !shared.has_spare() {
+            session.make_spare().await;
+        }
+        if changes.changed().await.is_err() {
+            return pending().await;
         }
     }
 }
@@ -140,6 +187,8 @@ struct Upward<'a, U> {
     workload: Option<Arc<Workload>>,
     /// Whether Envoy has asked for listeners, and we for our own types.
     subscribed: bool,
+    /// Whether Envoy has asked for clusters.
+    asked_clusters: bool,
 }
 
 impl<U: Upstream> Upward<'_, U> {
@@ -171,6 +220,12 @@ impl<U: Upstream> Upward<'_, U> {
         let is_listeners = match self.session.flavour.request(&message) {
             Ok(request) => {
                 self.session.shared.requested(&request);
+                if request.type_url == wire::CLUSTER && !self.asked_clusters {
+                    self.asked_clusters = true;
+                    let Session { shared, flavour, number, .. } = self.session;
+                    let is_same = self.workload.is_none();
+                    shared.convergence.envoy_asks(*number, *flavour, &message, is_same);
+                }
                 request.type_url == wire::LISTENER
             }
             Err(error) => {
@@ -197,12 +252,8 @@ impl<U: Upstream> Upward<'_, U> {
         let Some(now) = self.health.borrow_and_update().clone() else { return };
         self.standstill.told(&now);
         self.send(self.session.flavour.health(&now)).await;
-        let stage = &self.session.shared.recovery;
         let healthy = matches!(now, Health::Healthy);
-        if !healthy {
-            stage.store(0, Ordering::Relaxed);
-        }
-        self.progress.recovers.send_replace(healthy && progress::recovers(stage));
+        self.session.shared.convergence.reported(self.session.number, healthy);
     }
 
     async fn send(&self, message: Bytes) {
@@ -222,6 +273,7 @@ struct Downward<'a, U> {
     /// Responses that wait, in their order.
     held: VecDeque<Bytes>,
     acknowledge: watch::Sender<Option<Bytes>>,
+    began: Instant,
 }
 
 impl<U: Upstream> Downward<'_, U> {
@@ -249,7 +301,7 @@ impl<U: Upstream> Downward<'_, U> {
                     Some(message) => self.take(message).await,
                     None => break,
                 },
-                () = self.standstill.over(), if !self.held.is_empty() => self.release().await,
+                () = self.may_pass(), if !self.held.is_empty() => self.release().await,
             }
         }
         Err(incoming.status().unwrap_or_else(|| Status::unavailable("the connection was closed")))
@@ -277,20 +329,18 @@ impl<U: Upstream> Downward<'_, U> {
         let Session { shared, flavour, number, .. } = self.session;
         if !self.progress.answered.swap(true, Ordering::Relaxed) {
             shared.connected(*number, &self.line.peer);
+            shared.convergence.answered(*number, self.began.elapsed());
         }
         shared.ledger.count(|state| state.responses += 1);
         match flavour.response(&message) {
             Ok(response) if wire::is_for_envoy(response.type_url) => {
-                if progress::recovers(&shared.recovery)
-                    && flavour.names_service(&response, &message)
-                {
-                    self.progress.serves.store(true, Ordering::Relaxed);
+                match response.type_url {
+                    wire::CLUSTER => shared.convergence.clusters(*number, *flavour, &message),
+                    wire::ENDPOINTS => shared.convergence.endpoints(*number, *flavour, &message),
+                    _ => {}
                 }
                 if standstill::concerns(response.type_url) {
-                    self.held.push_back(message);
-                    if !self.standstill.holds() || self.held.len() > HELD {
-                        self.release().await;
-                    }
+                    self.hold_or_pass(message).await;
                 } else {
                     self.pass(message).await;
                 }
@@ -303,10 +353,40 @@ impl<U: Upstream> Downward<'_, U> {
         }
     }
 
+    /// Passes what makes services known, unless Envoy is to keep what it has for a while.
+    async fn hold_or_pass(&mut self, message: Bytes) {
+        let Session { shared, number, .. } = self.session;
+        self.held.push_back(message);
+        let holds = self.standstill.holds() || shared.convergence.holds_until(*number).is_some();
+        if !holds || self.held.len() > HELD {
+            self.release().await;
+        } else {
+            shared.convergence.held(*number);
+        }
+    }
+
+    /// Waits until what is held back may pass.
+    async fn may_pass(&self) {
+        let Session { shared, number, .. } = self.session;
+        let mut changes = shared.convergence.changes();
+        loop {
+            if self.standstill.holds() {
+                self.standstill.over().await;
+            }
+            changes.borrow_and_update();
+            let Some(end) = shared.convergence.holds_until(*number) else { return };
+            tokio::select! {
+                () = sleep_until(end) => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
     async fn release(&mut self) {
         while let Some(message) = self.held.pop_front() {
             self.pass(message).await;
         }
+        self.session.shared.convergence.released(self.session.number);
     }
 
     async fn pass(&self, message: Bytes) {
@@ -348,6 +428,8 @@ impl<U: Upstream> Downward<'_, U> {
 const REQUESTS: usize = 1024;
 /// The largest response of istiod: far above that of any mesh seen, far below what breaks a host.
 const RESPONSE_LIMIT: usize = 256 << 20;
+/// How long to wait when there is no connection for a new stream.
+const NO_SPARE: Duration = Duration::from_secs(1);
 /// Responses that are held back at most.
 const HELD: usize = 64;
 /// Characters kept of istiod's reason.

@@ -38,7 +38,7 @@ fn request_of(
     };
     let (mut rest, mut found) = (Vec::with_capacity(request.len()), None);
     for field in Fields(request) {
-        let Field { number, payload, raw } = field?;
+        let Field { number, payload, raw, .. } = field?;
         match payload.filter(|_| number == node_field) {
             Some(node) => found = Some(node_of(node, workload)?),
             None => rest.extend_from_slice(raw),
@@ -52,7 +52,7 @@ fn request_of(
 fn node_of(node: &[u8], workload: &Workload) -> Result<Vec<u8>, Malformed> {
     let mut restated = Vec::with_capacity(node.len());
     for field in Fields(node) {
-        let Field { number, payload, raw } = field?;
+        let Field { number, payload, raw, .. } = field?;
         match (number, payload) {
             (ID, Some(id)) => {
                 let id = std::str::from_utf8(id).map_err(|_| Malformed)?;

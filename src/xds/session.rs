@@ -120,12 +120,18 @@ impl<U: Upstream> Session<U> {
         }
     }
 
-    /// Makes a connection for Envoy's next stream while this one is in use; another try is made
-    /// when it is needed and there is none.
-    pub(super) async fn make_spare(&self) {
+    /// Makes a connection for Envoy's next stream while this one is in use. False when there is
+    /// none.
+    pub(super) async fn make_spare(&self) -> bool {
         match self.connect().await {
-            Ok(line) => self.shared.keep(line),
-            Err(failure) => debug!(error = chain(&failure), "No connection to spare."),
+            Ok(line) => {
+                self.shared.keep(line);
+                true
+            }
+            Err(failure) => {
+                debug!(error = chain(&failure), "No connection to spare.");
+                false
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! What the streams of one relay share: the newest stream, the pace of the tries, the waiting
 //! connection. It passes no messages.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::convergence::{Convergence, Report};
 use super::rejections;
 use super::state::{Ledger, Phase};
 use super::upstream::{Line, StreamError};
@@ -29,8 +29,8 @@ pub(super) struct Shared<U> {
     pub(super) tasks: Tasks,
     pub(super) ledger: Ledger,
     pub(super) names: watch::Sender<Option<Arc<NameTable>>>,
-    /// New streams so far since the workload became healthy.
-    pub(super) recovery: AtomicUsize,
+    /// Whether istiod has sent the services of this machine.
+    pub(super) convergence: Convergence,
     clock: SharedClock,
     /// The pauses between streams for what Envoy has rejected; they outlive a stream.
     rejections: Mutex<Backoff>,
@@ -47,6 +47,7 @@ impl<U> Shared<U> {
         clock: SharedClock,
         tasks: Tasks,
     ) -> Self {
+        let convergence = Convergence::new(config.services_file.clone());
         Self {
             config,
             upstream,
@@ -54,7 +55,7 @@ impl<U> Shared<U> {
             tasks,
             ledger: Ledger::new(),
             names: watch::Sender::new(None),
-            recovery: AtomicUsize::new(0),
+            convergence,
             clock,
             rejections: Mutex::new(rejections::pauses()),
             pace: Mutex::new(Pace::new()),
@@ -101,6 +102,11 @@ impl<U> Shared<U> {
     pub(super) fn connected(&self, number: u64, peer: &str) {
         info!(peer, "Istiod answers Envoy's stream.");
         self.report(number, |ledger| ledger.connected(self.clock.now()));
+    }
+
+    /// Shows which services istiod has sent.
+    pub(super) fn show_services(&self, number: u64, report: Report) {
+        self.report(number, |ledger| ledger.services(report, self.clock.now()));
     }
 
     /// Records a failure and sets the time of the next try.
@@ -177,6 +183,11 @@ impl<U> Shared<U> {
     /// Keeps a connection for Envoy's next stream.
     pub(super) fn keep(&self, line: Line) {
         *locked(&self.spare) = Some(Spare { line, since: Instant::now() });
+    }
+
+    /// Gives up the connection that waits: no new stream is expected.
+    pub(super) fn drop_spare(&self) {
+        drop(locked(&self.spare).take());
     }
 
     /// Whether a connection waits for Envoy's next stream.

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::convergence::Report;
 use super::rejections::{self, Rejection};
 use super::upstream::StreamError;
 use super::wire::{self, Request};
+use crate::base::backoff::Retry;
 use crate::base::clock;
 use crate::base::redact::excerpt;
 use crate::base::trouble::Trouble;
@@ -60,6 +62,23 @@ pub struct UpstreamState {
     pub trouble: Option<Trouble>,
     /// The address of the istiod that is or was last in use.
     pub peer: Option<String>,
+    /// The services of this machine as istiod has sent them.
+    pub services: ServicesState,
+}
+
+/// What istiod configures Envoy to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServicesState {
+    /// Ports with inbound configuration; `None` before istiod has sent clusters.
+    pub ports: Option<Vec<u16>>,
+    /// Ports that were configured before, or that other workloads are sent to, and for which
+    /// inbound configuration has been missing for longer than istiod needs.
+    pub missing: Vec<u16>,
+    /// New streams that were opened because services were missing, or could have been. It counts
+    /// from the agent's start.
+    pub resubscriptions: u64,
+    /// What is wrong, until nothing is missing.
+    pub trouble: Option<Trouble>,
 }
 
 /// How responses of one type were answered.
@@ -136,6 +155,32 @@ impl Ledger {
             state.trouble = Some(trouble);
         });
         is_new
+    }
+
+    /// Takes a report on the services.
+    pub(super) fn services(&self, report: Report, now: SystemTime) {
+        self.state.send_if_modified(|state| {
+            let missing: Vec<u16> = report.missing.into_iter().collect();
+            let is_new = state.services.missing != missing;
+            let known = state.services.trouble.take();
+            let trouble = (!missing.is_empty()).then(|| {
+                known
+                    .filter(|_| !is_new)
+                    .unwrap_or_else(|| missing_services(&missing, report.proven, now))
+            });
+            if let Some(trouble) = trouble.as_ref().filter(|_| is_new) {
+                tracing::error!(error = %trouble, "Services of this machine are missing");
+            } else if is_new {
+                tracing::info!("istiod configures all services of this machine again");
+            }
+            state.services = ServicesState {
+                ports: report.ports.map(|ports| ports.into_iter().collect()),
+                missing,
+                resubscriptions: report.resubscriptions,
+                trouble,
+            };
+            is_new
+        });
     }
 
     /// Counts a request and, where it answers a response, how. The reason of a rejection that is new
@@ -218,6 +263,25 @@ impl Ledger {
             state.rejected_configuration = rejections::condition(&state.rejections);
             before != state.rejections.len()
         });
+    }
+}
+
+fn missing_services(ports: &[u16], proven: bool, now: SystemTime) -> Trouble {
+    let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    let why = if proven {
+        "other workloads send requests to this machine"
+    } else {
+        "it did before, and the workload is the same"
+    };
+    Trouble {
+        what: format!("istiod sends no inbound configuration for port {ports}, although {why}"),
+        hint: Some(
+            "check that the WorkloadEntry of this machine has the condition Healthy and the labels \
+             that the service selects: `kubectl get workloadentries -o yaml`"
+                .to_owned(),
+        ),
+        retry: Retry::Soon,
+        since: now,
     }
 }
 

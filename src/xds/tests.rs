@@ -1,3 +1,4 @@
+mod convergence;
 mod fakes;
 mod health;
 mod rejections;
@@ -354,20 +355,25 @@ async fn a_second_stream_of_envoy_closes_the_first() {
     assert_eq!(world.relay.snapshot().phase, Phase::Connected);
 }
 
-/// Who the machine is now, other than Envoy knows.
-fn moved() -> Claims {
-    let workload = Workload {
+fn workload(address: &str) -> Workload {
+    Workload {
         name: "vm1".to_owned(),
         id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
         group: None,
-        address: "10.0.0.2".parse().unwrap(),
-        instance_ips: vec!["10.0.0.2".parse().unwrap()],
-        labels: [("app".to_owned(), "new".to_owned())].into(),
+        address: address.parse().unwrap(),
+        instance_ips: vec![address.parse().unwrap()],
+        labels: [("app".to_owned(), "old".to_owned())].into(),
         ports: [].into(),
         network: String::new(),
         locality: None,
         weight: None,
-    };
+    }
+}
+
+/// Who the machine is now, other than Envoy knows.
+fn moved() -> Claims {
+    let labels = [("app".to_owned(), "new".to_owned())].into();
+    let workload = Workload { labels, ..workload("10.0.0.2") };
     Claims { workload: Some(Arc::new(workload)), opening: Opening::Now }
 }
 
@@ -497,7 +503,13 @@ async fn serves_at_a_unix_socket() {
     let path = dir.path().join("xds.sock");
     let listener = uds::bind(&path).unwrap();
     let me = nix::unistd::getuid().as_raw();
-    let config = Config { peers: Peers::new(vec![me]), name_table: false, notice: NOTICE };
+    let config = Config {
+        peers: Peers::new(vec![me]),
+        name_table: false,
+        workload: Arc::new(workload("10.0.0.1")),
+        services_file: None,
+        notice: NOTICE,
+    };
     let inputs = Inputs {
         health: world.health.subscribe(),
         admission: world.admission.subscribe(),

@@ -69,23 +69,6 @@ impl Flavour {
         Ok(found)
     }
 
-    /// Whether a response has a cluster for a service of the workload itself
-    /// (`inbound|PORT||`, Istio's `pilot/pkg/model/push_context.go`).
-    pub(super) fn names_service(self, response: &Response<'_>, message: &[u8]) -> bool {
-        if response.type_url != CLUSTER {
-            return false;
-        }
-        let resources = payloads(message, 2);
-        let mut names: Box<dyn Iterator<Item = &[u8]>> = match self {
-            Self::Delta => Box::new(resources.flat_map(|resource| payloads(resource, 3))),
-            // The name is in the cluster, which is in an `Any`.
-            Self::StateOfTheWorld => Box::new(
-                resources.flat_map(|any| payloads(any, 2)).flat_map(|cluster| payloads(cluster, 1)),
-            ),
-        };
-        names.any(|name| name.starts_with(b"inbound|"))
-    }
-
     /// A first request for everything of a type.
     pub(super) fn subscription(self, type_url: &str) -> Bytes {
         self.answer(type_url, &Response::default(), None)
@@ -184,6 +167,8 @@ pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 pub(super) struct Field<'a> {
     pub(super) number: u64,
     pub(super) payload: Option<&'a [u8]>,
+    /// The value of a varint field.
+    pub(super) varint: Option<u64>,
     /// All of it, with its tag.
     pub(super) raw: &'a [u8],
 }
@@ -208,8 +193,12 @@ impl<'a> Fields<'a> {
         let whole = self.0;
         let tag = self.varint()?;
         let number = tag >> 3;
+        let mut varint = None;
         let payload = match tag & 7 {
-            0 => self.varint().map(|_| None)?,
+            0 => {
+                varint = Some(self.varint()?);
+                None
+            }
             1 => self.skip(8).map(|_| None)?,
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
@@ -220,7 +209,7 @@ impl<'a> Fields<'a> {
         };
         let length = whole.len().saturating_sub(self.0.len());
         let raw = whole.get(..length).unwrap_or_default();
-        if number == 0 { Err(Malformed) } else { Ok(Field { number, payload, raw }) }
+        if number == 0 { Err(Malformed) } else { Ok(Field { number, payload, varint, raw }) }
     }
 
     fn varint(&mut self) -> Result<u64, Malformed> {
@@ -244,7 +233,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The payloads of the fields with this number, up to the first malformed field.
-fn payloads(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
+pub(super) fn payloads(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
     let fields = Fields(message).map_while(Result::ok);
     fields.filter(move |field| field.number == number).filter_map(|field| field.payload)
 }
@@ -269,6 +258,9 @@ fn status_message(payload: Option<&[u8]>) -> Result<&str, Malformed> {
 pub(super) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// Clusters.
 pub(super) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Endpoints of clusters.
+pub(super) const ENDPOINTS: &str =
+    "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 /// Routes of listeners.
 pub(super) const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 /// The name table (Istio's `pkg/model/xds.go`).

@@ -15,6 +15,7 @@ from vm import AGENT, ENVOY
 # The test classes, by the name that ARGS gives.
 from bundle import *
 from capture import *
+from convergence import *
 from credential import *
 from drift import *
 from facts import *

@@ -1,5 +1,6 @@
 //! A mesh, and machines that register themselves there, without the rest of the agent.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -88,9 +89,20 @@ impl World {
         address: &str,
         force: bool,
     ) -> Registered {
-        let workload = watch::Sender::new(Arc::new(workload("vm1", address)));
         let machine = Machine::of(id);
-        let config = Config { machine, force, take_over_after: GRACE };
+        let config = Config { machine, force, take_over_after: GRACE, record: None };
+        self.start(clock, address, config)
+    }
+
+    /// A machine whose agent keeps its entry in this file.
+    pub(crate) fn machine_with(&self, id: &str, address: &str, record: &Path) -> Registered {
+        let (machine, record) = (Machine::of(id), Some(record.to_owned()));
+        let config = Config { machine, force: false, take_over_after: GRACE, record };
+        self.start(self.clock(), address, config)
+    }
+
+    fn start(&self, clock: SharedClock, address: &str, config: Config) -> Registered {
+        let workload = watch::Sender::new(Arc::new(workload("vm1", address)));
         let direct = Direct::new(self.client(&clock), workload.subscribe(), config, clock);
         let (tasks, direct) = (Tasks::new().0, Arc::new(direct));
         let (runner, stop) = (Arc::clone(&direct), tasks.stop_signal());

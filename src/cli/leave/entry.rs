@@ -36,7 +36,8 @@ pub(super) async fn remove(
     let machine = machine(&plan.paths);
     let machine = machine.map_err(|error| start_failure(StartError::File(error)))?;
     let (force, take_over_after) = (plan.registration.force, plan.registration.take_over_after);
-    let config = Config { machine, force, take_over_after };
+    let record = Some(plan.paths.entry_record());
+    let config = Config { machine, force, take_over_after, record };
     let entry = format!("{}/{}", plan.workload.id.namespace(), plan.registration.name);
     let workload = watch::channel(Arc::new(plan.workload)).1;
     let direct = Direct::new(Arc::new(client), workload, config, clock);

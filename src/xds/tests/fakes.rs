@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -47,6 +48,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new() -> Self {
+        Self::keeping(None).await
+    }
+
+    /// The same, with a relay that keeps the ports of the machine's services in this file.
+    pub(super) async fn keeping(services_file: Option<PathBuf>) -> Self {
         let (tasks, _) = Tasks::new();
         let (wire, istiod) = istiod(&tasks);
         let health = watch::Sender::new(None);
@@ -57,7 +63,13 @@ impl World {
             admission: admission.subscribe(),
             claims: claims.subscribe(),
         };
-        let config = Config { peers: Peers::new(vec![]), name_table: true, notice: super::NOTICE };
+        let config = Config {
+            peers: Peers::new(vec![]),
+            name_table: true,
+            workload: Arc::new(super::workload("10.0.0.1")),
+            services_file,
+            notice: super::NOTICE,
+        };
         let relay = relay_over(config, wire, inputs, clock::system(), tasks.child());
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let connections = stream::iter([Ok(theirs)]).chain(stream::pending());
@@ -105,6 +117,11 @@ impl Envoy {
             Ok(Some(message)) => panic!("a response instead of the end: {message:?}"),
             Err(status) => status.code(),
         }
+    }
+
+    /// Whatever comes next: true for a response, false for the end.
+    pub(super) async fn end_or_response(&mut self) -> bool {
+        matches!(self.responses.message().await, Ok(Some(_)))
     }
 
     /// Whether the stream stays open without a response for this time.

@@ -1,6 +1,7 @@
 //! What istiod is told of the workload's health, and what that does to Envoy's configuration.
 
-use super::super::wire::{CLUSTER, HEALTH, LISTENER, NAME_TABLE, ROUTE};
+use super::super::scan::tests::clusters;
+use super::super::wire::{CLUSTER, Flavour, HEALTH, LISTENER, NAME_TABLE, ROUTE};
 use super::fakes::{Envoy, Stream};
 use super::*;
 
@@ -42,68 +43,6 @@ async fn next(world: &mut World, path: &'static str) -> (Envoy, Stream) {
     (envoy, stream)
 }
 
-/// A response with clusters for what the workload calls, and for what it serves.
-fn clusters(path: &str) -> Bytes {
-    let names = ["outbound|80||reviews.default", "inbound|9080||"];
-    if path == SOTW {
-        // A cluster's first field is its name.
-        let cluster = |name: &&str| {
-            let mut cluster = vec![10, u8::try_from(name.len()).unwrap()];
-            cluster.extend(name.as_bytes());
-            cluster
-        };
-        let clusters: Vec<_> = names.iter().map(cluster).collect();
-        return response(CLUSTER, "1", &clusters.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    }
-    let resource = |name: &&str| Resource { name: (*name).to_owned(), ..Default::default() };
-    let resources = names.iter().map(resource).collect();
-    DeltaDiscoveryResponse { type_url: CLUSTER.into(), resources, ..Default::default() }
-        .encode_to_vec()
-        .into()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_workload_that_becomes_healthy_gets_new_streams_for_a_while() {
-    let mut world = World::new().await;
-    world.health.send_replace(Some(Health::Healthy));
-    let start = tokio::time::Instant::now();
-    for _ in 0..5 {
-        let (mut envoy, _stream) = next(&mut world, DELTA).await;
-        assert_eq!(envoy.end().await, Code::Ok);
-    }
-    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < Duration::from_secs(2));
-    let (mut envoy, mut stream) = next(&mut world, DELTA).await;
-    assert!(envoy.is_held_for(LONG).await, "istiod has seen it healthy");
-
-    world.health.send_replace(Some(Health::Unhealthy { message: "HTTP 503".into() }));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    assert!(envoy.is_held_for(LONG).await);
-    world.health.send_replace(Some(Health::Healthy));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    assert_eq!(envoy.end().await, Code::Ok);
-}
-
-#[tokio::test(start_paused = true)]
-async fn once_a_stream_has_brought_the_services_only_the_last_one_follows() {
-    for path in [DELTA, SOTW] {
-        let mut world = World::new().await;
-        world.health.send_replace(Some(Health::Healthy));
-        // What an old stream brings is of the time before the report.
-        let (mut envoy, stream) = next(&mut world, path).await;
-        stream.send(clusters(path)).await;
-        envoy.receive().await;
-        assert_eq!(envoy.end().await, Code::Ok);
-        let (mut envoy, stream) = next(&mut world, path).await;
-        let told = tokio::time::Instant::now();
-        stream.send(clusters(path)).await;
-        envoy.receive().await;
-        assert_eq!(envoy.end().await, Code::Ok);
-        assert_eq!(told.elapsed(), Duration::from_secs(1), "{path}");
-        let (mut envoy, _stream) = next(&mut world, path).await;
-        assert!(envoy.is_held_for(LONG).await, "{path}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_workload_that_becomes_unhealthy_at_once_keeps_its_stream() {
     let mut world = World::new().await;
@@ -117,11 +56,11 @@ async fn a_workload_that_becomes_unhealthy_at_once_keeps_its_stream() {
 /// A stream on which istiod has heard that the workload is healthy, and which stays.
 async fn healthy(world: &mut World) -> (Envoy, Stream) {
     world.health.send_replace(Some(Health::Healthy));
-    for _ in 0..5 {
-        let (mut envoy, _stream) = next(world, DELTA).await;
-        assert_eq!(envoy.end().await, Code::Ok);
-    }
-    next(world, DELTA).await
+    let (mut envoy, stream) = next(world, DELTA).await;
+    let served = clusters(Flavour::Delta, &["inbound|9080||"]);
+    stream.send(served.clone()).await;
+    assert_eq!(envoy.receive().await, served);
+    (envoy, stream)
 }
 
 #[tokio::test(start_paused = true)]
