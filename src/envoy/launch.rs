@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
 use rustix::fs::{FileType, Mode, fchmod, fchown, fstat};
 use rustix::thread::{
@@ -21,6 +20,7 @@ use super::ProxyUser;
 use super::note::Note;
 use super::process::BOOTSTRAP;
 use crate::base::fsio;
+use crate::base::program::raise_open_files;
 
 /// What to become.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,13 +132,6 @@ fn reachable(args: Vec<String>) -> Vec<String> {
         _ => arg,
     };
     args.into_iter().map(swap).collect()
-}
-
-/// Every connection through the mesh takes two; a low limit is no reason not to start.
-fn raise_open_files() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
-    }
 }
 
 fn is_script(binary: &mut File) -> bool {
