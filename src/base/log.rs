@@ -8,7 +8,6 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 /// A writer to standard error, and what writes the rest of its lines when it is dropped. The first one
 /// counts in [`dropped_lines`].
-#[must_use]
 pub fn writer() -> (NonBlocking, WorkerGuard) {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE)

@@ -23,7 +23,6 @@ pub(super) fn start(global: &Global, wanted: Wanted<'_>) {
 
 /// Sets up the log of the daemon, which waits for nobody who reads it. What has not been written is written when the
 /// result is dropped.
-#[must_use]
 pub(super) fn start_daemon(global: &Global, wanted: Wanted<'_>) -> WorkerGuard {
     let (writer, guard) = log::writer();
     start_with(global, wanted, writer);

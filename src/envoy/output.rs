@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(first.last_words().await, "one");
         drop(first);
         let (next, _ends) = Tasks::new();
-        tasks.finish(std::time::Duration::from_secs(5)).await;
+        tasks.finish(Duration::from_secs(5)).await;
         say(b"two\n");
         let second = Output::open(directory.path(), &next).unwrap();
         say(b"three\n");
@@ -166,7 +166,7 @@ mod tests {
         let envoy = output.for_process().unwrap().unwrap();
         assert!(output.for_process().unwrap().is_none());
         drop(output);
-        tasks.finish(std::time::Duration::from_secs(5)).await;
+        tasks.finish(Duration::from_secs(5)).await;
         let mut written = 0;
         while let Ok(size) = rustix::io::write(&envoy, &[b'x'; 4096]) {
             written += size;
