@@ -56,7 +56,7 @@ pub(super) async fn start(global: &Global, configuration: Configuration) -> Resu
     // Before any program is started that could inherit them.
     let kept = Kept::take();
     let plan = loop {
-        let plan = make_plan(global, &configuration.loaded.settings, &clock);
+        let plan = Box::pin(make_plan(global, &configuration.loaded.settings, &clock));
         match ServiceManager.watched(PLAN_LIMIT, plan).await {
             Err(error @ PlanError::Address { .. }) => {
                 tracing::warn!(error = chain(&error), "Waiting for the network.");
