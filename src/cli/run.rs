@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     // Callers must not use up what the agent needs for its own connections.
     raise_open_files();
     runtime()?.block_on(async {
-        let mut agent = start(global, configuration).await?;
+        let mut agent = Box::pin(start(global, configuration)).await?;
         let reason = agent.reason().await;
         finish(agent, reason).await
     })
