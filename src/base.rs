@@ -5,12 +5,14 @@
 pub mod backoff;
 pub mod clock;
 pub mod fsio;
+pub mod log;
 pub mod net;
 pub mod page;
 pub mod passing;
 pub mod problem;
 pub mod program;
 pub mod redact;
+pub mod socket_owner;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;

@@ -2,7 +2,9 @@
 //! It changes nothing; commands that arrive here are handed to the agent as [`Order`]s.
 
 mod admin;
+mod caller;
 mod client;
+mod connections;
 mod credential;
 mod http;
 mod metrics;
@@ -10,6 +12,7 @@ mod model;
 mod scrape;
 
 pub use admin::serve as serve_admin;
+pub use caller::Orders;
 pub use client::{AskError, Wish, ask, order};
 pub use credential::{CredentialView, RungView};
 pub use http::{Config, serve};

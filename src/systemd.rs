@@ -5,12 +5,13 @@ mod job;
 mod store;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 
 pub use job::{Job, JobError, job};
 pub use store::Kept;
@@ -53,6 +54,15 @@ impl ServiceManager {
     /// Says that the agent is alive (`WATCHDOG=1`). Call it only after every critical task beat.
     pub fn alive(self) {
         self.send(&[NotifyState::Watchdog]);
+    }
+
+    /// Waits for something outside of the agent's tasks, at its start or stop, and says meanwhile that the agent is alive:
+    /// for at most `limit`. What takes longer hangs, and the service manager ends it.
+    pub async fn watched<T>(self, limit: Duration, work: impl Future<Output = T>) -> T {
+        match self.watchdog_interval() {
+            Some(pace) => beating(pace, limit, || self.alive(), work).await,
+            None => work.await,
+        }
     }
 
     /// How often [`Self::alive`] must be said: half of the unit's `WatchdogSec=`, or `None` where
@@ -99,8 +109,49 @@ impl ServiceManager {
     }
 }
 
+/// Waits for something, and beats at this pace meanwhile, for at most `limit`.
+async fn beating<T>(
+    pace: Duration,
+    limit: Duration,
+    beat: impl Fn(),
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    let end = Instant::now() + limit;
+    let mut beats = interval(pace);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = beats.tick(), if Instant::now() < end => beat(),
+        }
+    }
+}
+
 const SOCKET: &str = "NOTIFY_SOCKET";
 const BARRIER: NotifyState<'static> = NotifyState::Custom("BARRIER=1");
 /// It hears within milliseconds, also when it is busy.
 const HEARD_LIMIT: Duration = Duration::from_secs(2);
 const UNWATCHED: NotifyState<'static> = NotifyState::Custom("FDPOLL=0");
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const PACE: Duration = Duration::from_secs(3);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_while_something_takes_long_and_not_when_it_hangs() {
+        let beats = Cell::new(0);
+        let beat = || beats.set(beats.get() + 1);
+        beating(PACE, Duration::from_secs(80), beat, sleep(Duration::from_secs(31))).await;
+        assert_eq!(beats.get(), 11, "at once, and every three seconds");
+        beats.set(0);
+        beating(PACE, Duration::from_secs(10), beat, sleep(Duration::from_secs(600))).await;
+        assert!(beats.get() <= 5, "{}", beats.get());
+    }
+}

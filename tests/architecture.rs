@@ -188,6 +188,11 @@ const OWNED: &[(&str, &[&str])] = &[
     ("fexecve", &["envoy/launch.rs"]),
 ];
 
+/// Tasks whose end is nobody's business: one for each connection, stream, query or order. Any other one that is spawned is
+/// `critical` or `essential`, so that its end is seen.
+const SHORT_TASKS: &[&str] =
+    &["dns-query", "dns-stream", "proxy-restart", "sds-stream", "status-connection", "xds stream"];
+
 /// Lines of a file, its tests apart.
 const LINES: usize = 400;
 
@@ -338,6 +343,20 @@ fn the_table_has_no_cycle() {
 #[test]
 fn crates_and_dangerous_calls_stay_with_their_owners() {
     assert_eq!(stolen(&sources()), Vec::<String>::new());
+}
+
+#[test]
+fn only_tasks_of_one_connection_or_order_may_end_unseen() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| source.room != "devmesh") {
+        for (at, start) in source.code.match_indices(".spawn(\"") {
+            let name = source.code[at + start.len()..].split('"').next().unwrap_or_default();
+            if !SHORT_TASKS.contains(&name) {
+                wrong.push(format!("{}: {name}: use critical or essential", source.path.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
 }
 
 #[test]

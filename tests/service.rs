@@ -136,6 +136,29 @@ async fn whoever_came_while_no_agent_ran_is_served_by_the_next_one() {
 }
 
 #[tokio::test]
+async fn an_order_to_quit_leaves_the_proxy_to_the_agent_that_the_service_manager_starts_next() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut bed = Bed::new().await;
+    let (status, port) = listener();
+    bed.write_configuration(
+        json!({"status": {"address": "127.0.0.1", "port": port, "orders": "root"}}),
+    );
+    let mut manager = Manager::new(&bed);
+    start(&mut bed, [("status", status.into()), ("old", any())]);
+    manager.until("READY=1");
+    let proxy = bed.until("started", |status| status["proxy"]["pid"].is_u64()).await;
+    let mut line = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let order = "POST /quitquitquit HTTP/1.0\r\nHost: localhost\r\nX-Vm-Agent-Order: 1\r\n\r\n";
+    line.write_all(order.as_bytes()).unwrap();
+    assert_eq!(bed.ended().await, 0);
+    let note = std::fs::read_to_string(bed.path("run/vm-agent/envoy.pid")).unwrap();
+    assert!(note.starts_with(&format!("{} ", proxy["proxy"]["pid"])), "{note}");
+    assert!(std::path::Path::new(&format!("/proc/{}", proxy["proxy"]["pid"])).exists());
+}
+
+#[tokio::test]
 async fn kept_sockets_that_do_not_fit_any_more_are_forgotten_and_their_addresses_free() {
     let mut bed = Bed::new().await;
     let (status, port) = listener();

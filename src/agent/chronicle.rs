@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::plan::entry_name;
+use crate::base::log;
 use crate::base::tasks::{Late, Pulse};
 use crate::registry::RegistrationState;
 use crate::status::{Board, Phase, Snapshot, Timings};
@@ -26,6 +27,8 @@ pub(super) struct Chronicle {
     pulse: Pulse,
     /// Whom it did not feel last.
     late: Vec<Late>,
+    /// Lines of the log that were dropped by then.
+    dropped: usize,
 }
 
 impl Chronicle {
@@ -39,8 +42,9 @@ impl Chronicle {
         let timings = watch::Sender::new(Timings::default());
         let (registered, times) = (registration.subscribe(), timings.subscribe());
         let manager = ServiceManager;
-        let (last, status, late) = Default::default();
-        let chronicle = Self { started, registration, timings, manager, last, status, pulse, late };
+        let (last, status, late, dropped) = Default::default();
+        let chronicle =
+            Self { started, registration, timings, manager, last, status, pulse, late, dropped };
         (chronicle, registered, times)
     }
 
@@ -112,6 +116,12 @@ impl Chronicle {
 
     /// Only while every critical task beats; otherwise the service manager ends us before long.
     fn tell_alive(&mut self) {
+        let dropped = log::dropped_lines();
+        if dropped > self.dropped {
+            let lines = dropped.saturating_sub(self.dropped);
+            tracing::warn!(lines, "Dropped log lines: the log was not read fast enough.");
+            self.dropped = dropped;
+        }
         let late = self.pulse.feel();
         if late.is_empty() {
             if !std::mem::take(&mut self.late).is_empty() {

@@ -11,7 +11,7 @@ use super::Plan;
 use super::signals::Signals;
 use super::start::StartError;
 use crate::base::fsio::{self, FileError};
-use crate::base::uds::{self, KeptListener};
+use crate::base::uds::{self, KeptListener, Reach};
 use crate::config::Paths;
 use crate::dns;
 use crate::systemd::{Kept, ServiceManager};
@@ -43,14 +43,16 @@ impl Doors {
             None => TcpListener::bind(address).await,
         };
         let status = status.map_err(|source| StartError::Port { address, source })?;
+        // The proxy has this group, and no other.
+        let proxy = plan.envoy.user.map_or(Reach::Owner, |user| Reach::Group(user.gid));
         let kept_names = |_| again.names.next().flatten();
         let doors = Self {
             lock,
             status,
             names: dns::Doors::open(listen, kept_names).await?,
-            admin: uds::resume(again.admin, &paths.admin_socket())?,
-            sds: uds::resume(again.sds, &paths.sds_socket())?,
-            xds: uds::resume(again.xds, &paths.xds_socket())?,
+            admin: uds::resume(again.admin, &paths.admin_socket(), Reach::Owner)?,
+            sds: uds::resume(again.sds, &paths.sds_socket(), proxy)?,
+            xds: uds::resume(again.xds, &paths.xds_socket(), proxy)?,
             signals: Signals::new().map_err(StartError::Signals)?,
         };
         for (name, socket) in doors.named() {

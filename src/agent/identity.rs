@@ -33,7 +33,7 @@ impl Keeper {
         match (self.source, self.kube) {
             (Source::Istiod, _) => {
                 let (refused, renewed) = (line.trust().refused.clone(), vault.clone());
-                tasks.spawn("refusals", async move {
+                tasks.essential("refusals", async move {
                     loop {
                         // What istiod does not trust any more is of no use, however long it is valid.
                         refused.next().await;

@@ -28,7 +28,7 @@ use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
 use crate::platform;
 use crate::registry::Mode;
 use crate::secrets;
-use crate::status;
+use crate::status::{self, Orders};
 use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
 
 pub use capture::CapturePlan;
@@ -172,7 +172,7 @@ pub async fn plan(
         export_directory: settings.identity.export_directory.clone(),
         skew: SkewGauge::default(),
     };
-    let status = status_pages(settings, envoy.only_ipv6);
+    let status = status_pages(settings, &envoy);
     let health = checks(settings, &workload);
     let paths = paths.clone();
     Ok(Plan {
@@ -206,15 +206,21 @@ pub(super) fn checks(settings: &Settings, workload: &Workload) -> health::Config
     }
 }
 
-fn status_pages(settings: &Settings, only_ipv6: bool) -> status::Config {
+fn status_pages(settings: &Settings, envoy: &envoy::Config) -> status::Config {
     let wanted = &settings.status;
     status::Config {
         listen: wanted.listen,
         metrics_on_loopback_only: wanted.metrics_on_loopback_only,
         status_on_loopback_only: wanted.status_on_loopback_only,
+        orders: if wanted.orders_of_root { Orders::Root } else { Orders::None },
+        proxy_user: envoy.user.map(|user| user.uid),
         sources: status::Sources {
             proxy: wanted.proxy_metrics.then(|| {
-                http::Uri::from_static(if only_ipv6 { PROXY_METRICS_IPV6 } else { PROXY_METRICS })
+                http::Uri::from_static(if envoy.only_ipv6 {
+                    PROXY_METRICS_IPV6
+                } else {
+                    PROXY_METRICS
+                })
             }),
             application: wanted.application_metrics.clone(),
         },

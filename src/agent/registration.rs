@@ -119,13 +119,13 @@ impl Registration {
         let claimant = Claimant { bootstrap, claims };
         match (plan.mode, direct) {
             (Mode::Kubernetes, Some(direct)) => {
-                tasks.spawn("claims", claimant.follow_entry(direct.standing()));
+                tasks.essential("claims", claimant.follow_entry(direct.standing()));
             }
             (Mode::Istiod, _) => {
                 let auto = Auto { claimant, told, record, kube, grace: plan.grace };
-                tasks.spawn("claims", auto.follow(workload, upstream));
+                tasks.essential("claims", auto.follow(workload, upstream));
             }
-            _ => tasks.spawn("claims", claimant.follow(workload)),
+            _ => tasks.essential("claims", claimant.follow(workload)),
         }
     }
 }

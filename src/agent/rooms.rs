@@ -48,7 +48,7 @@ pub(super) fn readiness(
 pub(super) fn credential(tasks: &Tasks, ladder: Ladder, vault: &Vault) {
     let (mut news, vault) = (ladder.news(), vault.clone());
     tasks.critical("credential", never_ends(ladder.keep(tasks.stop_signal())));
-    tasks.spawn("credential-news", async move {
+    tasks.essential("credential-news", async move {
         while news.changed().await.is_ok() {
             let waits = {
                 let renewal = vault.renewal();
@@ -99,7 +99,7 @@ pub(super) fn tell(
     mut proxy: watch::Receiver<ProxyState>,
     told: watch::Sender<Option<xds::Health>>,
 ) {
-    tasks.spawn("health-report", async move {
+    tasks.essential("health-report", async move {
         loop {
             let leaves = *draining.borrow_and_update();
             let away = away(proxy.borrow_and_update().phase);

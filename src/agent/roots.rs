@@ -75,13 +75,13 @@ struct Last {
 /// Answers everybody who met an unknown root.
 pub(super) fn keep(tasks: &Tasks, keeper: Keeper) -> RootRefresh {
     let (refresh, questions) = RootRefresh::new();
-    tasks.spawn("roots", keeper.run(questions));
+    tasks.essential("roots", keeper.run(questions));
     refresh
 }
 
 /// What was wrong with the roots is over once istiod answers: it was believed.
 pub(super) fn settle(tasks: &Tasks, vault: Vault, mut upstream: watch::Receiver<UpstreamState>) {
-    tasks.spawn("roots-settled", async move {
+    tasks.essential("roots-settled", async move {
         while upstream.changed().await.is_ok() {
             let answers = upstream.borrow_and_update().phase == Phase::Connected;
             if answers && vault.renewal().borrow().roots_trouble.is_some() {

@@ -164,7 +164,7 @@ fn follow(tasks: &Tasks, plan: &Plan, configuration: Configuration, clock: &Shar
     let (discovery, clock) = (plan.discovery.clone(), Arc::clone(clock));
     let facts = plan.facts.state.facts.clone();
     let bearings = Bearings { reload, discovery, facts, clock, workload, target };
-    tasks.spawn("bearings", bearings.run(ordered));
+    tasks.essential("bearings", bearings.run(ordered));
     Who { workload: seen, target: aimed, configuration, reload: order }
 }
 
@@ -268,7 +268,7 @@ fn open_desk(
 ) -> mpsc::Receiver<status::Order> {
     let (orders, taken) = mpsc::channel(ORDERS);
     let desk = Desk { board: Arc::clone(board), orders };
-    tasks.critical("status", status::serve(status, config, desk.clone(), tasks.stop_signal()));
+    tasks.critical("status", status::serve(status, config, desk.clone(), tasks.clone()));
     let own = Peers::new(vec![nix::unistd::geteuid().as_raw()]);
     tasks.critical("admin", status::serve_admin(admin, own, desk, tasks.stop_signal()));
     taken

@@ -1,6 +1,8 @@
 //! The end: a stop in the one right order (told, handed over, drained, ended, tidied), or a step
 //! aside, where the service manager starts another agent in a moment.
 
+use std::time::Duration;
+
 use super::{Agent, FINISH_LIMIT, Reason};
 use crate::base::fsio;
 use crate::base::trouble::chain;
@@ -21,7 +23,8 @@ impl Way {
     fn choose(reason: &Reason, is_service: bool) -> Self {
         match reason {
             Reason::StepAside => Self::Aside,
-            Reason::Broken(_) if is_service => Self::Aside,
+            // Nor does an order without a word from the service manager take the rules away: the service starts again.
+            Reason::Broken(_) | Reason::Quit if is_service => Self::Aside,
             Reason::Broken(_) | Reason::Quit | Reason::Stop => Self::Out,
         }
     }
@@ -32,10 +35,13 @@ impl Agent {
     pub async fn stop(self, reason: &Reason) {
         let way = Way::choose(reason, ServiceManager.is_there());
         tracing::info!(?reason, ?way, "Stopping.");
-        match way {
-            Way::Aside => self.step_aside().await,
-            Way::Out => self.leave(reason).await,
-        }
+        let end = async {
+            match way {
+                Way::Aside => self.step_aside().await,
+                Way::Out => self.leave(reason).await,
+            }
+        };
+        ServiceManager.watched(STOP_LIMIT, Box::pin(end)).await;
         tracing::info!("Stopped.");
     }
 
@@ -58,10 +64,12 @@ impl Agent {
         }
         self.hand_over(reason).await;
         self.end_proxy(reason).await;
+        // Traffic waits for this, and for no other task.
+        self.tasks.stop();
+        self.release_traffic().await;
         if !self.tasks.finish(FINISH_LIMIT).await {
             tracing::warn!("Some tasks did not finish in time.");
         }
-        self.release_traffic().await;
         for path in [
             self.paths.admin_socket(),
             self.paths.sds_socket(),
@@ -102,9 +110,14 @@ impl Agent {
         }
     }
 
-    /// Without a proxy, redirected traffic goes nowhere.
+    /// Without a proxy, redirected traffic goes nowhere. What keeps the rules has to have ended, or it would put them back.
     async fn release_traffic(&self) {
         let Some(plan) = &self.leaving.capture else { return };
+        let mut rules = self.board.capture.clone();
+        let kept = async { while rules.changed().await.is_ok() {} };
+        if tokio::time::timeout(FINISH_LIMIT, kept).await.is_err() {
+            tracing::warn!("The keeper of the redirect rules did not finish in time.");
+        }
         if plan.fail_policy == FailPolicy::Closed {
             tracing::warn!("The redirect rules stay (capture.failPolicy is closed).");
         } else if let Err(error) = plan.capture.remove().await {
@@ -125,6 +138,9 @@ impl Agent {
     }
 }
 
+/// All that a stop waits for, each with a limit of its own; shorter than the unit's `TimeoutStopSec=`.
+const STOP_LIMIT: Duration = Duration::from_secs(85);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,8 +152,11 @@ mod tests {
         assert_eq!(Way::choose(&Reason::StepAside, false), Way::Aside);
         assert_eq!(Way::choose(&broken, true), Way::Aside, "it is started again");
         assert_eq!(Way::choose(&broken, false), Way::Out);
-        for reason in [Reason::Stop, Reason::Quit] {
-            assert_eq!(Way::choose(&reason, true), Way::Out, "{reason:?}");
+        assert_eq!(Way::choose(&Reason::Quit, true), Way::Aside, "it is started again");
+        for (reason, is_service) in
+            [(Reason::Stop, true), (Reason::Stop, false), (Reason::Quit, false)]
+        {
+            assert_eq!(Way::choose(&reason, is_service), Way::Out, "{reason:?}");
         }
     }
 }

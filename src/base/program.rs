@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getegid, getgid};
 use tokio::process::{Child, Command};
@@ -25,6 +26,14 @@ pub fn command(program: &str, arguments: &[String]) -> Command {
         command.gid(getgid().as_raw());
     }
     command
+}
+
+/// Raises the number of files that this process may have open to what it may be raised to. Every connection through the
+/// mesh takes two; a low limit is no reason not to start.
+pub fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+    }
 }
 
 /// Ends a process group when dropped: a child of the program must not outlive it.

@@ -88,6 +88,18 @@ impl Tasks {
         });
     }
 
+    /// Starts a task that is needed for as long as the group runs. It is dropped when the group stops; its end before
+    /// that, also by a panic, is reported as [`Ended`], as that of a critical task.
+    pub fn essential(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.critical(name, async move {
+            tokio::select! {
+                () = task => Err("it returned while it was needed"),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+
     /// Starts a task that may end whenever it likes. It is dropped when the group stops.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -152,6 +164,18 @@ mod tests {
         let (tasks, mut ends) = Tasks::new();
         tasks.critical::<String>("xds", async { panic!("boom") });
         assert_eq!(ends.recv().await.unwrap().name, "xds");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_essential_task_is_an_event_however_it_ends_and_its_stop_is_none() {
+        let (tasks, mut ends) = Tasks::new();
+        tasks.essential("claims", async {});
+        assert_eq!(ends.recv().await.unwrap().name, "claims");
+        tasks.essential("dns-datagrams", async { panic!("boom") });
+        assert_eq!(ends.recv().await.unwrap().name, "dns-datagrams");
+        tasks.essential("roots", std::future::pending());
+        assert!(tasks.finish(Duration::from_secs(5)).await);
+        assert!(ends.try_recv().is_err());
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use crate::agent::{
 };
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
+use crate::base::program::raise_open_files;
 use crate::base::trouble::chain;
 use crate::config::Settings;
 use crate::systemd::{Kept, ServiceManager};
@@ -28,10 +29,12 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let document = settings::from_file(global, &args.overrides)?;
     let loaded = settings::load(&document, global)?;
     let log = &loaded.settings.log;
-    logs::start(global, logs::Wanted { level: &log.level, json: log.json });
+    let _written = logs::start_daemon(global, logs::Wanted { level: &log.level, json: log.json });
     let configuration = settings::configuration(global, loaded, args.overrides);
+    // Callers must not use up what the agent needs for its own connections.
+    raise_open_files();
     runtime()?.block_on(async {
-        let mut agent = start(global, configuration).await?;
+        let mut agent = Box::pin(start(global, configuration)).await?;
         let reason = agent.reason().await;
         finish(agent, reason).await
     })
@@ -40,7 +43,8 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
 /// The runtime of every command that waits for anything. One thread: the agent relays and waits,
 /// and a second thread would cost memory and save nothing.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let built = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     built.map_err(|error| Failure::new(Exit::Host, error))
 }
 
@@ -52,17 +56,18 @@ pub(super) async fn start(global: &Global, configuration: Configuration) -> Resu
     // Before any program is started that could inherit them.
     let kept = Kept::take();
     let plan = loop {
-        match make_plan(global, &configuration.loaded.settings, &clock).await {
+        let plan = Box::pin(make_plan(global, &configuration.loaded.settings, &clock));
+        match ServiceManager.watched(PLAN_LIMIT, plan).await {
             Err(error @ PlanError::Address { .. }) => {
                 tracing::warn!(error = chain(&error), "Waiting for the network.");
                 ServiceManager.ready("Waiting for the network");
-                ServiceManager.alive();
-                tokio::time::sleep(NETWORK_LOOK).await;
+                ServiceManager.watched(PLAN_LIMIT, tokio::time::sleep(NETWORK_LOOK)).await;
             }
             made => break made.map_err(plan_failure)?,
         }
     };
-    Box::pin(Agent::start(plan, configuration, kept, clock)).await.map_err(start_failure)
+    let start = Box::pin(Agent::start(plan, configuration, kept, clock));
+    ServiceManager.watched(PLAN_LIMIT, start).await.map_err(start_failure)
 }
 
 /// The plan for this host.
@@ -81,8 +86,10 @@ pub(super) async fn finish(agent: Agent, reason: Reason) -> Result<(), Failure> 
     match reason {
         Reason::Quit | Reason::StepAside | Reason::Stop => Ok(()),
         Reason::Broken(ended) => {
-            let why = ended.error.unwrap_or_else(|| "it ended without a word".to_owned());
-            let error = anyhow::anyhow!("the agent's task {} ended: {why}", ended.name);
+            let error = match ended.error {
+                Some(why) => anyhow::anyhow!("task {} failed: {why}", ended.name),
+                None => anyhow::anyhow!("task {} exited unexpectedly", ended.name),
+            };
             Err(Failure::new(Exit::Other, error))
         }
     }
@@ -142,5 +149,9 @@ pub(super) fn search_path() -> Option<OsString> {
     std::env::var_os("PATH")
 }
 
+/// Looking up names and asking the cloud, each with limits of its own.
+const PLAN_LIMIT: Duration = Duration::from_secs(80);
+/// For files and the system's lookups of names.
+const BLOCKING_THREADS: usize = 64;
 /// How often a missing network is looked for.
 const NETWORK_LOOK: Duration = Duration::from_secs(2);

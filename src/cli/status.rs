@@ -49,7 +49,9 @@ pub(super) fn failure(error: AskError) -> Failure {
         AskError::Nobody { .. } => {
             (Exit::NotRunning, "start it with `vm-agent run`, or join with `vm-agent join DIR`")
         }
-        AskError::Denied { .. } => (Exit::Host, "try it with sudo"),
+        AskError::Denied { .. } => {
+            (Exit::Host, "run the command with sudo, as in `sudo vm-agent status`")
+        }
         AskError::Broken { .. } => (Exit::Other, "look at the agent's log"),
     };
     Failure::new(exit, error).hint(hint.to_owned())

@@ -67,6 +67,8 @@ pub struct Status {
     pub metrics_on_loopback_only: bool,
     /// Whether the status and its web page are shown to this machine only.
     pub status_on_loopback_only: bool,
+    /// Whether root may give orders by `POST`.
+    pub orders_of_root: bool,
     /// Whether Envoy's metrics are shown beside ours.
     pub proxy_metrics: bool,
     /// The application's own metrics page, shown there too.
@@ -137,12 +139,15 @@ fn read_status(reader: &mut Reader<'_>, mesh: Option<&Mesh>) -> Option<Status> {
     let access = [("any", false), ("loopback", true)];
     let metrics_on_loopback_only = reader.choice("status.metricsAccess", "any", &access)?;
     let status_on_loopback_only = reader.choice("status.access", "loopback", &access)?;
+    let orders = [("none", false), ("root", true)];
+    let orders_of_root = reader.choice("status.orders", "none", &orders)?;
     let proxy_metrics = reader.flag("status.proxyMetrics", true);
     let application_metrics = read_metrics_page(reader, listen.port());
     Some(Status {
         listen,
         metrics_on_loopback_only,
         status_on_loopback_only,
+        orders_of_root,
         proxy_metrics,
         application_metrics,
     })

@@ -34,7 +34,7 @@ impl WorkloadApi {
     /// # Errors
     /// When the socket cannot be made.
     pub fn serve(path: &Path) -> Result<Self, FileError> {
-        let listener = uds::bind(path)?;
+        let listener = uds::bind(path, uds::Reach::Anyone)?;
         let (pushed, tasks) = (watch::Sender::new(None), Tasks::new().0);
         let service = Service { pushed: pushed.subscribe() };
         tasks.spawn("devmesh-workload-api", run(listener, service));

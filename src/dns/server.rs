@@ -162,9 +162,9 @@ impl Server {
         let stop = self.tasks.stop_signal();
         for (udp, tcp) in self.doors.doors {
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
-            self.tasks.spawn("dns-datagrams", serve_datagrams(udp, desk, tasks));
+            self.tasks.essential("dns-datagrams", serve_datagrams(udp, desk, tasks));
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
-            self.tasks.spawn("dns-streams", serve_streams(tcp, desk, tasks));
+            self.tasks.essential("dns-streams", serve_streams(tcp, desk, tasks));
         }
         let mut is_new = true;
         loop {
@@ -224,13 +224,21 @@ impl Desk {
 async fn serve_datagrams(socket: UdpSocket, desk: Arc<Desk>, tasks: Tasks) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; DATAGRAM];
+    let mut failures = 0_u32;
     loop {
         let (size, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
+            Ok(received) => {
+                failures = 0;
+                received
+            }
             // An earlier answer could not be delivered; the next query has nothing to do with it.
             Err(error) => {
                 tracing::debug!(%error, "A datagram could not be received.");
-                tokio::task::yield_now().await;
+                failures = failures.saturating_add(1);
+                // A socket that is broken for good must not keep the processor busy.
+                if failures > UNDELIVERED {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
                 continue;
             }
         };
@@ -311,6 +319,8 @@ const WAITING: usize = 1024;
 const STREAMS: usize = 128;
 /// How long a stream may be silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// Errors in a row that may be those of earlier answers (udp(7)): the kernel tells each one once.
+const UNDELIVERED: u32 = 100;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time between two tables.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
 use rustix::fs::{FileType, Mode, fchmod, fchown, fstat};
 use rustix::thread::{
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::ProxyUser;
 use super::note::Note;
 use crate::base::fsio;
+use crate::base::program::raise_open_files;
 
 /// What to become.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,13 +133,6 @@ fn reachable(mut args: Vec<String>) -> Vec<String> {
         args.splice(at..end, ["--config-yaml".to_owned(), text]);
     }
     args
-}
-
-/// Every connection through the mesh takes two; a low limit is no reason not to start.
-fn raise_open_files() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
-    }
 }
 
 fn is_script(binary: &mut File) -> bool {

@@ -2,6 +2,9 @@
 //! died.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::base::redact::excerpt;
 
@@ -11,6 +14,11 @@ pub(super) struct Lines {
     /// The line that has no end yet.
     begun: Vec<u8>,
     last: VecDeque<String>,
+    /// Lines of this turn.
+    turn: usize,
+    /// Lines that were not logged, and have not been reported.
+    dropped: u64,
+    reported: Option<Instant>,
 }
 
 impl Lines {
@@ -23,6 +31,21 @@ impl Lines {
                 self.end_line();
             }
         }
+    }
+
+    /// What comes now counts anew: of one turn at most [`TURN_LINES`] are logged.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = 0;
+        if self.dropped > 0 && self.reported.is_none_or(|at| at.elapsed() >= REPORT_PAUSE) {
+            let lines = std::mem::take(&mut self.dropped);
+            tracing::warn!(target: "envoy", lines, "Dropped lines of the proxy's output: it writes too fast.");
+            self.reported = Some(Instant::now());
+        }
+    }
+
+    /// Whether no more lines of this turn are logged.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.turn >= TURN_LINES
     }
 
     /// The last lines, joined, those that were told before apart. A line without an end counts.
@@ -42,7 +65,12 @@ impl Lines {
         // Envoy quotes configuration that it rejects, which may hold secrets.
         let is_access = is_access_log(text);
         let words = if is_access { words.to_owned() } else { excerpt(words, LINE_BYTES) };
-        log(level, &words);
+        if self.is_turn_over() {
+            self.dropped = self.dropped.saturating_add(1);
+        } else {
+            self.turn = self.turn.saturating_add(1);
+            log(level, &words);
+        }
         if self.last.len() == LINES {
             self.last.pop_front();
         }
@@ -77,6 +105,9 @@ fn log(level: &str, words: &str) {
     }
 }
 
+/// A busy Envoy logs some thousand requests a second; a turn takes some ten milliseconds.
+const TURN_LINES: usize = 500;
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
 const LINES: usize = 10;
 const LINE_BYTES: usize = 4096;
 
@@ -114,6 +145,18 @@ mod tests {
         lines.take(b"2026\twarning\tenvoy config x.cc:1\tgRPC config for X rejected: bad: key: \"K\" value: \"hunter2\"\tthread=7\n  value: \"hunter2\"\n");
         let kept = lines.finish();
         assert!(kept.contains("gRPC config for X rejected") && !kept.contains("hunter2"), "{kept}");
+    }
+
+    #[test]
+    fn of_lines_that_come_too_fast_so_many_are_logged_and_the_others_counted() {
+        let mut lines = Lines::default();
+        lines.begin_turn();
+        lines.take("y\n".repeat(TURN_LINES).as_bytes());
+        assert!(lines.is_turn_over() && lines.dropped == 0);
+        lines.take(b"y\ny\ny");
+        assert_eq!(lines.dropped, 2);
+        lines.begin_turn();
+        assert!(!lines.is_turn_over() && lines.dropped == 0);
     }
 
     #[test]

@@ -8,11 +8,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 use super::logs::Lines;
 use crate::base::fsio;
@@ -83,11 +85,16 @@ async fn read(pipe: Receiver, mut asked: mpsc::Receiver<oneshot::Sender<String>>
                 if ready.is_err() {
                     return;
                 }
-                take(&mut lines, |block| pipe.try_read(block));
+                lines.begin_turn();
+                if take(&mut lines, TURN, |block| pipe.try_read(block)) {
+                    // Somebody who talks without end: the rest of the agent has its turn first.
+                    sleep(PAUSE).await;
+                }
             }
             question = asked.recv() => {
                 // Not what the runtime has heard of, but what is there.
-                take(&mut lines, |block| Ok(rustix::io::read(&pipe, block)?));
+                lines.begin_turn();
+                take(&mut lines, ALL, |block| Ok(rustix::io::read(&pipe, block)?));
                 let words = lines.finish();
                 match question {
                     Some(answer) => drop(answer.send(words)),
@@ -98,24 +105,36 @@ async fn read(pipe: Receiver, mut asked: mpsc::Receiver<oneshot::Sender<String>>
     }
 }
 
-/// Takes what is there; of somebody who talks without end only so much at a time.
-fn take(lines: &mut Lines, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) {
+/// Takes what is there, at most so many blocks. Whether there may be more.
+fn take(
+    lines: &mut Lines,
+    blocks: usize,
+    mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+) -> bool {
     let mut block = [0; BLOCK];
-    for _ in 0..BLOCKS {
+    for _ in 0..blocks {
         match read(&mut block) {
             Ok(size) if size > 0 => lines.take(block.get(..size).unwrap_or_default()),
-            _ => return,
+            _ => return false,
+        }
+        if blocks == TURN && lines.is_turn_over() {
+            break;
         }
     }
+    true
 }
 
 /// The pipe's name in the run directory.
 pub(super) const PIPE: &str = "envoy.out";
 /// What an agent may miss without words being lost: the most that the kernel gives to everybody.
 const BYTES: usize = 1 << 20;
-const BLOCK: usize = 16 << 10;
+const BLOCK: usize = 8 << 10;
+/// Blocks of one turn.
+const TURN: usize = 16;
 /// Twice a full pipe.
-const BLOCKS: usize = 128;
+const ALL: usize = 256;
+/// Between two turns of an Envoy that talks without end: with [`TURN`] some ten megabytes a second.
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -132,7 +151,7 @@ mod tests {
         assert_eq!(first.last_words().await, "one");
         drop(first);
         let (next, _ends) = Tasks::new();
-        tasks.finish(std::time::Duration::from_secs(5)).await;
+        tasks.finish(Duration::from_secs(5)).await;
         say(b"two\n");
         let second = Output::open(directory.path(), &next).unwrap();
         say(b"three\n");
@@ -147,7 +166,7 @@ mod tests {
         let envoy = output.for_process().unwrap().unwrap();
         assert!(output.for_process().unwrap().is_none());
         drop(output);
-        tasks.finish(std::time::Duration::from_secs(5)).await;
+        tasks.finish(Duration::from_secs(5)).await;
         let mut written = 0;
         while let Ok(size) = rustix::io::write(&envoy, &[b'x'; 4096]) {
             written += size;

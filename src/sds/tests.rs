@@ -40,7 +40,7 @@ async fn bed() -> Bed {
     let counters = Arc::new(Counters::default());
     let me = nix::unistd::getuid().as_raw();
     let config = Config { peers: Peers::new(vec![me]), counters: Arc::clone(&counters) };
-    let listener = uds::bind(&path).unwrap();
+    let listener = uds::bind(&path, uds::Reach::Owner).unwrap();
     tasks.critical("sds", serve(listener, config, identity.subscribe(), tasks.clone()));
     let channel = tonic::transport::Endpoint::try_from(format!("unix:{}", path.display())).unwrap();
     let client = SecretDiscoveryServiceClient::new(channel.connect().await.unwrap());

@@ -1,5 +1,7 @@
 //! The admin socket: the command line's way to the daemon, for root and the agent's own user.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -36,7 +38,12 @@ pub async fn serve(
         .route("/v1/proxy/undrain", post(undrain))
         .with_state(desk);
     let listener = Guarded { listener, peers };
-    axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await
+    let late = stop.clone();
+    tokio::select! {
+        served = async { axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await } => served,
+        // A request that is open without end must not hold up the stop; the others are answered by now.
+        () = async { late.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+    }
 }
 
 async fn status(State(desk): State<Desk>) -> Response {
@@ -78,6 +85,9 @@ fn pass(desk: &Desk, order: Order) -> StatusCode {
     }
 }
 
+/// What it takes to write answers of some kilobytes.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// A listener that hangs up on callers who have no business here.
 struct Guarded {
     listener: UnixListener,
@@ -91,9 +101,8 @@ impl Listener for Guarded {
     async fn accept(&mut self) -> (UnixStream, SocketAddr) {
         loop {
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            match self.peers.check(&stream) {
-                Ok(()) => return (stream, address),
-                Err(uid) => tracing::warn!(?uid, "Refused a caller on the admin socket."),
+            if self.peers.admit(&stream, "admin") {
+                return (stream, address);
             }
         }
     }

@@ -17,7 +17,7 @@ pub enum AskError {
         socket: PathBuf,
     },
     /// The socket may not be used by this user.
-    #[error("{} may not be used by this user", socket.display())]
+    #[error("only root may ask the agent at {}", socket.display())]
     Denied {
         /// The admin socket.
         socket: PathBuf,

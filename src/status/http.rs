@@ -1,23 +1,24 @@
 //! The status server on 15020: the pages that Istio's tooling knows.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::extract::{FromRequestParts, RawQuery, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-use super::metrics;
+use super::caller::{Caller, Guard, MayOrder, Orders, Refusal};
 use super::scrape::{Scrapes, Sources, merged};
-use super::{Desk, Order};
+use super::{Desk, Order, connections, metrics};
 use crate::base::page;
+use crate::base::tasks::Tasks;
 
-/// Where the status server listens.
+/// Where the status server listens, and who may ask for what.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Address and port; pilot-agent's is port 15020 on all addresses.
@@ -26,13 +27,17 @@ pub struct Config {
     pub metrics_on_loopback_only: bool,
     /// Whether the status and its web page are shown to this machine only.
     pub status_on_loopback_only: bool,
+    /// Who may give orders.
+    pub orders: Orders,
+    /// The proxy's user, where it has one of its own: it passes on what others send, and does not count as this machine.
+    pub proxy_user: Option<u32>,
     /// Whose metrics are shown beside ours.
     pub sources: Sources,
 }
 
 /// Serves the web page at `/`, its data at `/v1/status`, and `/healthz/ready`, `/stats/prometheus`,
-/// `/metrics`, `/drain` and `/quitquitquit` until `stop`. The latter paths are pilot-agent's (Istio
-/// `pilot/cmd/pilot-agent/status/server.go`).
+/// `/metrics`, `/drain` and `/quitquitquit` until the tasks stop. The latter paths are pilot-agent's
+/// (Istio `pilot/cmd/pilot-agent/status/server.go`).
 ///
 /// # Errors
 /// When the listener breaks.
@@ -40,19 +45,32 @@ pub async fn serve(
     listener: TcpListener,
     config: Config,
     desk: Desk,
-    stop: CancellationToken,
+    tasks: Tasks,
 ) -> Result<(), std::io::Error> {
-    let pages = Router::new()
+    let guard = Guard::new(config.proxy_user, config.orders);
+    let pages = Pages { desk, config, guard, scrapes: Arc::default() };
+    connections::serve(listener, routes().with_state(pages), tasks).await
+}
+
+fn routes() -> Router<Pages> {
+    Router::new()
         .route("/", get(front))
         .route("/v1/status", get(snapshot))
         .route("/healthz/ready", get(ready))
         .route("/stats/prometheus", get(prometheus))
         .route("/metrics", get(prometheus))
-        .route("/drain", post(drain))
-        .route("/quitquitquit", post(quit))
-        .with_state(Pages { desk, config, scrapes: Arc::default() });
-    let service = pages.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+        .route("/drain", order(Order::Drain))
+        .route("/quitquitquit", order(Order::Quit))
+}
+
+/// A route that changes something. There is no other way to make one here, and it asks who may.
+fn order(order: Order) -> MethodRouter<Pages> {
+    post(async move |_: MayOrder, State(pages): State<Pages>| {
+        match pages.desk.orders.try_send(order) {
+            Ok(()) => StatusCode::OK.into_response(),
+            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the agent is busy\n").into_response(),
+        }
+    })
 }
 
 /// What the pages need.
@@ -60,66 +78,65 @@ pub async fn serve(
 struct Pages {
     desk: Desk,
     config: Config,
+    guard: Guard,
     scrapes: Arc<Scrapes>,
 }
 
-/// The snapshot for people.
-async fn front(
-    State(pages): State<Pages>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = pages.may_see_status(peer, &headers) {
-        return refusal.into_response();
+impl AsRef<Guard> for Pages {
+    fn as_ref(&self) -> &Guard {
+        &self.guard
     }
+}
+
+/// Whoever asks may see the status.
+struct MaySeeStatus;
+
+impl FromRequestParts<Pages> for MaySeeStatus {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, pages: &Pages) -> Result<Self, Refusal> {
+        if pages.config.status_on_loopback_only {
+            let Caller(connection) = Caller::from_request_parts(parts, pages).await?;
+            pages.guard.local_reader(connection, &parts.headers)?;
+        }
+        Ok(Self)
+    }
+}
+
+/// Whoever asks may read metrics.
+struct MayReadMetrics;
+
+impl FromRequestParts<Pages> for MayReadMetrics {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, pages: &Pages) -> Result<Self, Refusal> {
+        if pages.config.metrics_on_loopback_only {
+            let Caller(connection) = Caller::from_request_parts(parts, pages).await?;
+            pages.guard.local_user(connection)?;
+        }
+        Ok(Self)
+    }
+}
+
+/// The snapshot for people.
+async fn front(_: MaySeeStatus) -> Response {
     let page::Page { html, headers } = page::render(PAGE);
     (headers, html).into_response()
 }
 
 /// The snapshot, in the form of `vm-agent status --json`.
-async fn snapshot(
-    State(pages): State<Pages>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = pages.may_see_status(peer, &headers) {
-        return refusal.into_response();
-    }
+async fn snapshot(_: MaySeeStatus, State(pages): State<Pages>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(pages.desk.board.snapshot())).into_response()
 }
 
-impl Pages {
-    fn may_see_status(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refusal> {
-        if self.config.status_on_loopback_only { is_local(peer, headers) } else { Ok(()) }
-    }
-}
-
-type Refusal = (StatusCode, &'static str);
-
-/// A page of the web that has its own name lead here comes from a browser on this machine, too:
-/// the name that it asks for gives it away.
-fn is_local(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refusal> {
-    if !is_loopback(peer) {
-        return Err((StatusCode::FORBIDDEN, STATUS_ONLY_LOCAL));
-    }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_some_and(is_local_name) { Ok(()) } else { Err((StatusCode::FORBIDDEN, NAME)) }
-}
-
-/// Whether a `Host` field means this machine by a name that nobody else can give it.
-fn is_local_name(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
-}
-
-async fn ready(State(pages): State<Pages>) -> Response {
+/// Anybody hears whether the machine is ready; what is wrong with it is for those who may see its status.
+async fn ready(who: Result<MaySeeStatus, Refusal>, State(pages): State<Pages>) -> Response {
     let snapshot = pages.desk.board.snapshot();
     if snapshot.ready {
         return StatusCode::OK.into_response();
     }
     let mut why = format!("{:?}\n", snapshot.phase).to_lowercase();
-    for condition in &snapshot.conditions {
+    for condition in snapshot.conditions.iter().filter(|_| who.is_ok()) {
         why.push_str(&format!("{}: {}\n", condition.room, condition.trouble));
     }
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
@@ -127,15 +144,12 @@ async fn ready(State(pages): State<Pages>) -> Response {
 
 /// Ours, then Envoy's, then the application's, as pilot-agent merges them.
 async fn prometheus(
+    _: MayReadMetrics,
     State(pages): State<Pages>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let Pages { desk, config, scrapes } = pages;
-    if config.metrics_on_loopback_only && !is_loopback(peer) {
-        return (StatusCode::FORBIDDEN, ONLY_LOCAL).into_response();
-    }
+    let Pages { desk, config, scrapes, .. } = pages;
     let own = metrics::page(&desk.board, &scrapes);
     let limit = headers.get(SCRAPE_TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
     let limit = limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -144,70 +158,8 @@ async fn prometheus(
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response()
 }
 
-async fn drain(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
-    from_loopback(&pages.desk, peer, Order::Drain)
-}
-
-async fn quit(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
-    from_loopback(&pages.desk, peer, Order::Quit)
-}
-
-fn from_loopback(desk: &Desk, peer: SocketAddr, order: Order) -> Response {
-    if !is_loopback(peer) {
-        return (StatusCode::FORBIDDEN, ONLY_LOCAL).into_response();
-    }
-    match desk.orders.try_send(order) {
-        Ok(()) => StatusCode::OK.into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the agent is busy\n").into_response(),
-    }
-}
-
-fn is_loopback(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
-}
-
 const PAGE: &str = include_str!("page.html");
-const ONLY_LOCAL: &str = "only from this machine\n";
-const STATUS_ONLY_LOCAL: &str =
-    "only from this machine, for example through `ssh -L` (see status.access)\n";
-const NAME: &str = "ask for localhost or for an address\n";
 /// What Prometheus says of its patience.
 const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 /// The limit where it says nothing, and for what it says.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(30);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(peer: &str, host: Option<&str>) -> Result<(), &'static str> {
-        let mut headers = HeaderMap::new();
-        if let Some(host) = host {
-            headers.insert(header::HOST, host.parse().unwrap());
-        }
-        is_local(peer.parse().unwrap(), &headers).map_err(|(_, words)| words)
-    }
-
-    #[test]
-    fn the_status_is_shown_on_this_machine_by_its_own_names() {
-        for peer in ["127.0.0.1:9", "127.8.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
-            for host in ["localhost:15020", "LOCALHOST", "127.0.0.1:15020", "[::1]:8080"] {
-                assert_eq!(asked(peer, Some(host)), Ok(()), "{peer} {host}");
-            }
-        }
-    }
-
-    #[test]
-    fn other_machines_see_no_status() {
-        for peer in ["10.0.0.7:9", "[fd00::1]:9", "[::ffff:10.0.0.7]:9"] {
-            assert_eq!(asked(peer, Some("localhost")), Err(STATUS_ONLY_LOCAL));
-        }
-    }
-
-    #[test]
-    fn a_name_of_somebody_elses_that_leads_here_shows_no_status() {
-        for host in [None, Some("rebound.example:15020"), Some("localhost.example"), Some("")] {
-            assert_eq!(asked("127.0.0.1:9", host), Err(NAME), "{host:?}");
-        }
-    }
-}

@@ -62,12 +62,8 @@ where
 }
 
 async fn admit(connection: io::Result<UnixStream>, peers: &Peers) -> Option<UnixStream> {
-    match connection.map(|stream| (peers.check(&stream), stream)) {
-        Ok((Ok(()), stream)) => Some(stream),
-        Ok((Err(uid), _)) => {
-            warn!(?uid, "Refused a connection to the discovery socket from another user.");
-            None
-        }
+    match connection {
+        Ok(stream) => peers.admit(&stream, "xds").then_some(stream),
         Err(error) => {
             warn!(%error, "Cannot accept a connection at the discovery socket.");
             // Out of file descriptors, most likely: trying at once would only burn the processor.

@@ -501,7 +501,7 @@ async fn serves_at_a_unix_socket() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("xds.sock");
-    let listener = uds::bind(&path).unwrap();
+    let listener = uds::bind(&path, uds::Reach::Owner).unwrap();
     let me = nix::unistd::getuid().as_raw();
     let config = Config {
         peers: Peers::new(vec![me]),

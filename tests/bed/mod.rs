@@ -189,6 +189,12 @@ impl Bed {
         panic!("not {what}: {last:#?}\n{}", self.log());
     }
 
+    /// Waits until the agent has ended by itself.
+    pub(crate) async fn ended(&mut self) -> i32 {
+        let mut agent = self.agent.take().unwrap();
+        tokio::task::spawn_blocking(move || agent.wait().unwrap().code().unwrap()).await.unwrap()
+    }
+
     pub(crate) async fn stop(&mut self) -> i32 {
         let mut agent = self.agent.take().unwrap();
         let pid = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());

@@ -81,7 +81,15 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
 pub(super) fn launch_socket(paths: &Paths) -> Option<PathBuf> {
     let socket = paths.launch_socket();
     let is_served = ServiceManager.is_there() && paths.root() == Path::new("/");
-    (is_served && socket.exists()).then_some(socket)
+    // An agent that cannot become another user has no other way: a socket that is missing now is tried at each start of
+    // the proxy.
+    (is_served && (socket.exists() || !may_change_user())).then_some(socket)
+}
+
+/// Whether this process may start programs as other users (capabilities(7)).
+fn may_change_user() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SETUID))
 }
 
 /// istiod takes health reports only of machines that say that they are probed. Every machine is:

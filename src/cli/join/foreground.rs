@@ -25,7 +25,7 @@ pub(super) async fn run(
     job.progress.begin(Phase::Service);
     let loaded = job.loaded.clone();
     let configuration = settings::configuration(job.global, loaded, Overrides::default());
-    let mut agent = match start(job.global, configuration).await {
+    let mut agent = match Box::pin(start(job.global, configuration)).await {
         Ok(agent) => agent,
         Err(failure) => {
             job.progress.fail(Phase::Service, &failure);

@@ -343,6 +343,11 @@ pub(super) const MEANINGS: &[(&str, &str, &str)] = &[
     ("status.port", "Its port; without one that of ProxyConfig", "`statusPort`"),
     ("status.metricsAccess", "Who may read metrics", "`METRICS_LOCALHOST_ACCESS_ONLY`"),
     ("status.access", "Who may see the status and its web page", ""),
+    (
+        "status.orders",
+        "Who may `POST` to `/drain` and `/quitquitquit`: nobody, or processes of root that send `X-Vm-Agent-Order: 1`",
+        "",
+    ),
     ("status.proxyMetrics", "Append Envoy's metrics to ours", "`PILOT_AGENT_MERGE_ENVOY_STATS`"),
     (
         "status.applicationMetrics",
