@@ -5,6 +5,8 @@ mod direct;
 mod entry;
 mod fields;
 mod machine;
+mod preflight;
+mod removal;
 mod sight;
 mod sweep;
 mod tenant;
@@ -14,9 +16,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-pub use direct::{Config, Direct, RegisterError, RemoveError, Standing};
-pub use entry::{MANAGED_BY, entry, object};
+pub use direct::{Config, Direct, RegisterError, Standing};
+pub use entry::{MANAGED_BY, entry, object, place};
 pub use machine::{MACHINE, Machine};
+pub use removal::{RemoveError, remove};
 pub use sight::{Holder, Sight, Verdict};
 pub use sweep::Sweep;
 pub use told::Told;

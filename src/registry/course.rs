@@ -415,7 +415,7 @@ impl<'a> Course<'a> {
     }
 }
 
-fn taken(object: &Object, address: &str, how: String) -> RegisterError {
+pub(super) fn taken(object: &Object, address: &str, how: String) -> RegisterError {
     let Object { namespace, name, .. } = object;
     RegisterError::Taken {
         entry: format!("{namespace}/{name}"),
@@ -440,7 +440,7 @@ fn jittered(time: Duration) -> Duration {
 }
 
 /// Fields without which an entry is not this machine's.
-const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
+pub(super) const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
 /// For some calls, and a plugin that has the credential for them (two minutes).
 const PATIENCE: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

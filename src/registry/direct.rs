@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::course::Course;
 use super::machine::{Machine, is_agent};
-use super::{Mode, RegistrationState, object, tenant};
+use super::removal::{self, RemoveError};
+use super::{Mode, RegistrationState, object};
 use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
 use crate::kube::{Client, FieldConflict, KubeError, Object};
@@ -72,6 +72,23 @@ pub enum RegisterError {
         /// What would remove the entry.
         removal: String,
     },
+    /// The entry of that name has another service account, and policy keeps it.
+    #[error(
+        "WorkloadEntry {entry} belongs to service account {theirs}, and this machine would be {ours}"
+    )]
+    OtherAccount {
+        /// Namespace and name.
+        entry: String,
+        /// The service account in the entry.
+        theirs: String,
+        /// The service account of this workload.
+        ours: String,
+        /// Whether this machine itself made the entry, as a workload of the other account.
+        is_own: bool,
+        /// The refusal.
+        #[source]
+        source: KubeError,
+    },
 }
 
 impl RegisterError {
@@ -80,7 +97,7 @@ impl RegisterError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Kube(error) => error.retry(),
-            Self::Contested { .. } | Self::Taken { .. } => Retry::Later,
+            Self::Contested { .. } | Self::OtherAccount { .. } | Self::Taken { .. } => Retry::Later,
         }
     }
 
@@ -93,28 +110,20 @@ impl RegisterError {
                 "have them let go of it, or take it over with --set registration.force=true"
                     .to_owned(),
             ),
+            Self::OtherAccount { is_own: true, theirs, .. } => Some(format!(
+                "this machine registered it as service account {theirs}: run `vm-agent leave` \
+                 first, with the configuration of that account"
+            )),
+            Self::OtherAccount { is_own: false, .. } => Some(
+                "give this machine another name with --name, or have the owner of the entry delete it"
+                    .to_owned(),
+            ),
             Self::Taken { removal, .. } => Some(format!(
                 "give this machine another name with --name, or remove the entry if that machine \
                  is gone: `{removal}`"
             )),
         }
     }
-}
-
-/// An entry that was not removed.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// It is somebody else's.
-    #[error("WorkloadEntry {namespace}/{name} was not made by vm-agent and stays")]
-    NotOurs {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// The API server refused, or could not be reached.
-    #[error("cannot remove the WorkloadEntry")]
-    Kube(#[from] KubeError),
 }
 
 impl Direct {
@@ -159,31 +168,7 @@ impl Direct {
     /// When it is somebody else's, or the API server refuses.
     pub async fn remove(&self) -> Result<(), RemoveError> {
         let object = object(&self.workload.borrow());
-        let found = match self.client.get(&object).await {
-            Err(error) if error.code() == Some(404) => return Ok(()),
-            found => found?,
-        };
-        if !self.is_ours(&found) {
-            let Object { namespace, name, .. } = object;
-            return Err(RemoveError::NotOurs { namespace, name });
-        }
-        self.client.delete(&object).await?;
-        tracing::info!(entry = object.name, "Removed the WorkloadEntry.");
-        Ok(())
-    }
-
-    /// Whether this machine's agent made it: it bears our mark, or, where somebody took the mark
-    /// away, our fields.
-    fn is_ours(&self, found: &Value) -> bool {
-        if let Some(machine) = tenant::machine(found) {
-            return machine == self.config.machine.hash();
-        }
-        let own = self.config.machine.field_manager();
-        let managers = found.pointer("/metadata/managedFields").and_then(Value::as_array);
-        managers
-            .into_iter()
-            .flatten()
-            .any(|one| one.get("manager").and_then(Value::as_str) == Some(own.as_str()))
+        removal::remove(&self.client, &object, &self.config.machine).await
     }
 }
 
