@@ -10,6 +10,7 @@ mod identity;
 mod machine;
 mod owner;
 mod plan;
+mod proof;
 mod registration;
 mod reload;
 mod rooms;
@@ -26,7 +27,9 @@ use tokio::sync::{mpsc, watch};
 
 pub use aftermath::tidy_up;
 pub use machine::{known_machine, machine};
+pub use owner::last_name;
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
+pub use proof::{ProofError, prove_identity, prove_registration};
 pub use reload::Configuration;
 pub use start::{StartError, join_proxy_group};
 

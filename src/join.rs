@@ -1,5 +1,6 @@
 //! Joining: a source is read and translated, and its parts are placed on the host, all or none.
 
+mod allowed;
 mod bundle;
 mod istioctl;
 mod layout;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use crate::base::problem::Problem;
 use crate::identity::Roots;
 
+pub use allowed::{Setting, leaves, outside, programs};
 pub use bundle::{Bundle, BundleMetadata};
 pub use istioctl::{read_directory, translate};
 pub use layout::{Change, Fate, Files, Layout, What};

@@ -7,6 +7,7 @@ mod facts;
 mod gateway;
 mod grants;
 mod group;
+mod policy;
 mod settings;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub use group::Group;
 use crate::base::clock::{SharedClock, rfc3339};
 use crate::base::problem::{Problem, Problems};
 use crate::identity::Roots;
-use crate::join::{Bundle, BundleMetadata};
+use crate::join::{Bundle, BundleMetadata, Setting, outside, programs};
 use crate::kube::{Client, Object};
 
 /// Our name towards Kubernetes' field ownership, and on what we make.
@@ -79,6 +80,10 @@ pub struct Machines {
     pub name_prefix: String,
     /// How many there are. Nobody counts.
     pub uses: Option<u64>,
+    /// Keys of labels, besides those of the WorkloadGroup, that machines set as they like.
+    pub free_labels: Vec<String>,
+    /// Whether machines may register a host name in the place of an address.
+    pub host_names: bool,
 }
 
 /// What a bundle shall be.
@@ -96,6 +101,14 @@ pub struct Order {
     pub life: Duration,
     /// The command that makes such a bundle, for later.
     pub renew_with: String,
+}
+
+/// A bundle without its tokens.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Map<String, Value>,
+    roots: Roots,
+    warnings: Vec<String>,
 }
 
 /// A bundle, and what an operator has to know of it.
@@ -138,34 +151,116 @@ impl Operator {
         Group::from_value(&found, namespace)
     }
 
-    /// Makes a manifest so, and says what was done.
+    /// Other WorkloadGroups of the namespace whose machines have the same service account. Without
+    /// the right to list them there are none that we know of.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses for another reason.
+    pub async fn siblings(&self, group: &Group) -> Result<Vec<Group>, OperatorError> {
+        let collection = group::object(&group.namespace, "");
+        let list = match self.client.list(&collection, None).await {
+            Err(error) if error.code() == Some(403) => return Ok(Vec::new()),
+            list => list?,
+        };
+        let items = list.get("items").and_then(Value::as_array).into_iter().flatten();
+        let read = |item: &Value| {
+            // The items of a list do not say what they are.
+            let mut item = item.clone();
+            item["apiVersion"] = "networking.istio.io/v1".into();
+            item["kind"] = "WorkloadGroup".into();
+            Group::from_value(&item, &group.namespace).ok()
+        };
+        let is_sibling = |other: &Group| {
+            other.service_account == group.service_account && other.name != group.name
+        };
+        Ok(items.filter_map(read).filter(is_sibling).collect())
+    }
+
+    /// Whether the bundle's tokens can be bound to a Secret: that takes the right to create one.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not know us.
+    pub async fn may_bind(&self, group: &Group) -> Result<bool, OperatorError> {
+        let secrets = credential::secret_object(&group.namespace, "");
+        Ok(self.client.forbidden(&["create"], &secrets).await?.is_empty())
+    }
+
+    /// Asks whether a manifest could be applied, and changes nothing.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or would refuse.
+    pub async fn check(&self, manifest: &Manifest) -> Result<(), OperatorError> {
+        let Manifest { object, body, only_if_missing } = manifest;
+        if *only_if_missing && self.found(object).await?.is_some() {
+            return Ok(());
+        }
+        self.client.apply_dry_run(object, body, FIELD_MANAGER).await?;
+        Ok(())
+    }
+
+    /// Makes a manifest so, and says what was done: `Role vms/details created`.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn apply(&self, manifest: &Manifest) -> Result<String, OperatorError> {
         let Manifest { object, body, only_if_missing } = manifest;
         let title = manifest.title();
-        if *only_if_missing {
-            match self.client.get(object).await {
-                Ok(_) => return Ok(format!("{title} exists")),
-                Err(error) if error.code() == Some(404) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let before = self.found(object).await?;
+        if *only_if_missing && before.is_some() {
+            return Ok(format!("{title} exists"));
         }
-        self.client.apply(object, body, FIELD_MANAGER, false).await?;
-        Ok(format!("{title} is as it shall be"))
+        let after = self.client.apply(object, body, FIELD_MANAGER, false).await?;
+        let revision =
+            |object: &Value| object.pointer("/metadata/resourceVersion").map(Value::to_string);
+        let done = match before {
+            None => "created",
+            Some(before) if revision(&before) == revision(&after) => "unchanged",
+            Some(_) => "updated",
+        };
+        Ok(format!("{title} {done}"))
+    }
+
+    async fn found(&self, object: &Object) -> Result<Option<Value>, OperatorError> {
+        match self.client.get(object).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a bundle for this order says, as far as it has no tokens. Reads only.
+    ///
+    /// # Errors
+    /// When the mesh does not say what machines have to know, or the server refuses.
+    pub async fn prepare(&self, order: &Order) -> Result<Prepared, OperatorError> {
+        let mut warnings = Vec::new();
+        let mesh = self.mesh(order, &mut warnings).await?;
+        let mut settings = settings::settings(order, &mesh, self.doors.parse_yaml, &mut warnings)?;
+        for Setting { path, .. } in outside(&settings) {
+            settings::remove(&mut settings, &path);
+            let path = path.join(".");
+            warnings.push(format!(
+                "{path} is not in the bundle, as it is for each machine to say: `vm-agent join \
+                 --set {path}=…`"
+            ));
+        }
+        (self.doors.check_settings)(&settings)?;
+        for Setting { path, .. } in programs(&Value::Object(settings.clone())) {
+            warnings.push(format!(
+                "{} names a program: machines join with --allow-exec",
+                path.join(".")
+            ));
+        }
+        Ok(Prepared { settings, roots: mesh.roots, warnings })
     }
 
     /// Makes a bundle. The only objects that it makes in the cluster are the Secret that the
     /// bundle's tokens end with, and the tokens.
     ///
     /// # Errors
-    /// When the mesh does not say what machines have to know, or the server refuses.
-    pub async fn bundle(&self, order: &Order) -> Result<Made, OperatorError> {
-        let mut warnings = Vec::new();
-        let mesh = self.mesh(order, &mut warnings).await?;
-        let settings = settings::settings(order, &mesh, self.doors.parse_yaml)?;
-        (self.doors.check_settings)(&settings)?;
+    /// When the server refuses.
+    pub async fn bundle(&self, order: &Order, prepared: Prepared) -> Result<Made, OperatorError> {
+        let Prepared { settings, roots, mut warnings } = prepared;
         let issued = self.credential(order, &mut warnings).await?;
         let expires_at = issued.expires_at;
         let metadata = BundleMetadata {
@@ -178,7 +273,7 @@ impl Operator {
             renew_with: order.renew_with.clone(),
         };
         let tokens = (issued.kubernetes, Some(issued.istio));
-        let bundle = Bundle::new(metadata, settings, mesh.roots, tokens);
+        let bundle = Bundle::new(metadata, settings, roots, tokens);
         Ok(Made { bundle, expires_at, warnings })
     }
 

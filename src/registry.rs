@@ -5,7 +5,9 @@ mod direct;
 mod entry;
 mod fields;
 mod machine;
+mod preflight;
 mod record;
+mod removal;
 mod sight;
 mod sweep;
 mod tenant;
@@ -15,9 +17,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-pub use direct::{Config, Direct, RegisterError, RemoveError, Standing};
-pub use entry::{MANAGED_BY, entry, object};
+pub use direct::{Config, Direct, RegisterError, Standing};
+pub use entry::{MANAGED_BY, entry, object, place};
 pub use machine::{MACHINE, Machine};
+pub use removal::{RemoveError, remove};
 pub use sight::{Holder, Sight, Verdict};
 pub use sweep::Sweep;
 pub use told::Told;

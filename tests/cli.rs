@@ -85,11 +85,37 @@ fn a_wrong_command_line_is_2() {
 }
 
 #[test]
+fn a_join_of_nothing_asks_what_to_join() {
+    let root = tempfile::tempdir().unwrap();
+    refused(
+        root.path(),
+        &["join", "--foreground"],
+        2,
+        &["what shall this machine join?", "bundle create"],
+    );
+    let empty = root.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let empty = empty.to_str().unwrap();
+    refused(
+        root.path(),
+        &["join", "--foreground", empty],
+        4,
+        &["this is no join directory", "it holds nothing"],
+    );
+    refused(
+        root.path(),
+        &["bundle", "inspect", "nosuch"],
+        4,
+        &["nosuch: it does not exist", "FILE is a bundle"],
+    );
+}
+
+#[test]
 fn without_an_agent_status_is_11_and_says_how_to_start_one() {
     let root = tempfile::tempdir().unwrap();
     refused(root.path(), &["status"], 11, &["no agent answers", "hint:", "vm-agent join"]);
     refused(root.path(), &["cert", "show"], 11, &["no agent answers"]);
-    refused(root.path(), &["wait", "--timeout", "200ms"], 3, &["no agent answers"]);
+    refused(root.path(), &["wait", "--timeout", "200ms"], 11, &["no agent is running"]);
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod cert;
 mod host;
 #[path = "commands/leave.rs"]
 mod leave;
+#[path = "commands/rejoin.rs"]
+mod rejoin;
 #[path = "commands/terminal.rs"]
 mod terminal;
 #[path = "commands/watch.rs"]

@@ -56,6 +56,14 @@ pub(super) fn own_name(paths: &Paths, name: String) -> String {
     }
 }
 
+/// The name that this machine had in the mesh last; `None` where it never ran, or where the state is
+/// another machine's.
+#[must_use]
+pub fn last_name(paths: &Paths) -> Option<String> {
+    let machine = known_machine(paths).ok().flatten()?;
+    Note::read(&paths.machine_note()).filter(|note| note.is_of(&machine)).map(|note| note.name)
+}
+
 /// Makes the state this machine's own before anything of it is used. `name` is that of
 /// [`own_name`], `export` where the identity is written for other programs.
 ///

@@ -31,6 +31,15 @@ impl FileError {
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// What went wrong, for messages that name the file already.
+    #[must_use]
+    pub fn without_path(&self) -> String {
+        if self.is_missing() {
+            return "it does not exist".to_owned();
+        }
+        format!("cannot {} it: {}", self.action, self.source)
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {

@@ -5,8 +5,10 @@ mod checks;
 mod dry_run;
 mod follow;
 mod foreground;
+mod joined;
 mod kubernetes;
 mod outcome;
+mod proofs;
 mod source;
 
 use std::path::PathBuf;
@@ -43,6 +45,9 @@ pub(super) struct Args {
     /// Print one JSON event a line (see docs/commands.md)
     #[arg(long)]
     json: bool,
+    /// Let the source name a program that this machine runs: an exec probe
+    #[arg(long)]
+    allow_exec: bool,
     /// How long to wait until the machine is ready (not with --foreground)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = config::duration)]
     timeout: Duration,
@@ -79,6 +84,8 @@ struct Job<'a> {
     files: Files,
     /// The command that makes a fresh bundle; empty without one.
     renew_with: String,
+    /// Where the source lies; empty where flags say it all.
+    place: String,
     way: Way,
 }
 
@@ -94,16 +101,20 @@ fn join(global: &Global, args: Args, progress: &Progress) -> Result<(), Failure>
     progress.begin(Phase::Checks);
     let source = source::read(args.source.as_deref(), progress)?;
     let paths = settings::paths(global);
-    let document = source::document(&paths, source.as_ref(), &args.overrides)?;
+    let document = source::document(&paths, source.as_ref(), &args.overrides, progress)?;
     let loaded = settings::load(&document, global)?;
+    if let Some(source) = &source {
+        source::check(source, args.allow_exec)?;
+    }
     let way = way(global, &args)?;
     let log = &loaded.settings.log;
     let level = if matches!(way, Way::Foreground) { log.level.as_str() } else { "error" };
     logs::start(global, logs::Wanted { level, json: log.json });
     let terms = source.as_ref().and_then(|source| source.terms.clone()).unwrap_or_default();
+    let place = source.as_ref().map(|source| source.place.clone()).unwrap_or_default();
     let files = files(&paths, &document, source)?;
     let renew_with = terms.renew_with;
-    let job = Job { global, args, progress, loaded, files, renew_with, way };
+    let job = Job { global, args, progress, loaded, files, renew_with, place, way };
     runtime()?.block_on(Box::pin(job.run()))
 }
 
@@ -126,6 +137,10 @@ fn way(global: &Global, args: &Args) -> Result<Way, Failure> {
 impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
         let mut interrupts = Interrupts::new()?;
+        let joined = joined::Joined::read(&settings::paths(self.global));
+        if let Some(joined) = &joined {
+            joined.check(&self.loaded.settings)?;
+        }
         if let Way::Service(service) = &self.way
             && !self.args.dry_run
             && self.files.are_in_place()
@@ -139,7 +154,9 @@ impl Job<'_> {
             global: self.global,
             settings: &self.loaded.settings,
             renew_with: &self.renew_with,
+            place: &self.place,
             foreground: matches!(self.way, Way::Foreground),
+            serves: joined.is_some_and(|joined| joined.serves),
         };
         let checks = Box::pin(checks::all(&inputs, &self.files, self.progress));
         let capture = attend(self.progress, &mut interrupts, checks).await?;
@@ -216,6 +233,7 @@ fn files(paths: &Paths, document: &Document, source: Option<Source>) -> Result<F
         kube_token: kube_token.map(|token| (paths.kube_token_file(), token)),
         state_directory: paths.state_directory(),
         run_directory: paths.run_directory(),
+        identity: paths.identity(),
     })
 }
 

@@ -134,8 +134,13 @@ impl<'a> Leave<'a> {
             }
             Err(_) if !is_locked(&lock) => return Ok(()),
             Err(error) => {
+                let failure = super::status::failure(error);
+                if failure.exit == Exit::Host {
+                    // It is not the agent that is at fault.
+                    return Err(failure);
+                }
                 let hint = format!("end it (`fuser -k {}`), and leave again", lock.display());
-                return Err(super::status::failure(error).hint(hint));
+                return Err(failure.hint(hint));
             }
         }
         screen::say("  draining the proxy and stopping the agent …");
@@ -170,7 +175,7 @@ impl<'a> Leave<'a> {
         let removed = match self.settings.take() {
             None => return Ok(()),
             Some(Ok(settings)) => {
-                let removed = entry::remove(self.global, &settings).await;
+                let removed = entry::deregister(self.global, &settings).await;
                 self.settings = Some(Ok(settings));
                 removed
             }

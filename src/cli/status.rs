@@ -41,16 +41,33 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
 /// The daemon's status, with the failure that each kind of silence means.
 pub(super) fn ask(global: &Global) -> Result<Value, Failure> {
     let socket = crate::config::Paths::new(&global.root).admin_socket();
-    status::ask(&socket).map_err(failure)
+    status::ask(&socket).map_err(|error| {
+        let is_nobody = matches!(error, AskError::Nobody { .. });
+        let failure = failure(error);
+        if is_nobody { failure.hint(start_hint(global)) } else { failure }
+    })
+}
+
+/// What starts the agent, on this machine.
+pub(super) fn start_hint(global: &Global) -> String {
+    let paths = crate::config::Paths::new(&global.root);
+    if !paths.config_file().exists() && global.config.is_none() {
+        return "this machine has not joined: `vm-agent join BUNDLE-OR-DIRECTORY`".to_owned();
+    }
+    match super::service::Service::installed(global) {
+        Some(_) => "`systemctl start vm-agent` starts it; `vm-agent doctor` shows why it ended",
+        None => "start it with `vm-agent run`",
+    }
+    .to_owned()
 }
 
 pub(super) fn failure(error: AskError) -> Failure {
     let (exit, hint) = match &error {
         AskError::Nobody { .. } => {
-            (Exit::NotRunning, "start it with `vm-agent run`, or join with `vm-agent join DIR`")
+            (Exit::NotRunning, "start it with `vm-agent run`, or join: `vm-agent join --help`")
         }
         AskError::Denied { .. } => {
-            (Exit::Host, "run the command with sudo, as in `sudo vm-agent status`")
+            (Exit::Host, "only root may ask the agent: `sudo vm-agent status`")
         }
         AskError::Broken { .. } => (Exit::Other, "look at the agent's log"),
     };
@@ -259,19 +276,33 @@ pub(super) fn is(value: &Value, at: &str) -> bool {
     value.pointer(at).and_then(Value::as_bool) == Some(true)
 }
 
-/// The exit status of a command that a condition of the daemon's ends.
-pub(super) fn exit_of(condition: &Value) -> Exit {
-    let what = text(condition, "/what");
+/// The exit status of a command that a condition of the daemon's ends, by the component that has it.
+pub(super) fn exit_of(status: &Value, condition: &Value) -> Exit {
     match text(condition, "/room").as_str() {
-        "identity" if what.contains("token") && !what.contains("certificate of") => {
-            Exit::Credential
-        }
+        "configuration" => Exit::Configuration,
+        "credential" => Exit::Credential,
+        "identity" if !has_token(status) => Exit::Credential,
+        // istiod refuses a stream for the registration that comes with it.
+        "control-plane" if is_of_registration(status, condition) => Exit::Registration,
         "registration" => Exit::Registration,
         "proxy" | "proxy-binary" | "proxy-configuration" => Exit::Proxy,
-        "capture" | "storage" => Exit::Host,
-        "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
+        "capture" | "clock" | "dns" | "facts" | "storage" => Exit::Host,
         _ => Exit::ControlPlane,
     }
+}
+
+/// Whether one of the sources of tokens has a usable one.
+fn has_token(status: &Value) -> bool {
+    let rungs = status.pointer("/credential/rungs").and_then(Value::as_array);
+    rungs.into_iter().flatten().any(|rung| text(rung, "/state") == "usable")
+}
+
+/// Whether the registration has failed for the very same reason.
+fn is_of_registration(status: &Value, condition: &Value) -> bool {
+    let all = status.pointer("/conditions").and_then(Value::as_array);
+    all.into_iter().flatten().any(|other| {
+        text(other, "/room") == "registration" && text(other, "/what") == text(condition, "/what")
+    })
 }
 
 /// Seconds as people read them: the two largest units.
@@ -308,6 +339,32 @@ mod tests {
         };
         assert_eq!(shown(6000), None);
         assert_eq!(shown(-6100).as_deref(), Some("6.1 s behind istiod"));
+    }
+
+    #[test]
+    fn a_condition_ends_a_command_with_the_status_of_its_component() {
+        let of = |status: Value| exit_of(&status, &status["conditions"][0]);
+        let condition =
+            |room: &str| serde_json::json!({"room": room, "what": "a token or a WorkloadGroup"});
+        for (room, exit) in [
+            ("configuration", Exit::Configuration),
+            ("credential", Exit::Credential),
+            ("registration", Exit::Registration),
+            ("control-plane", Exit::ControlPlane),
+            ("roots", Exit::ControlPlane),
+            ("proxy", Exit::Proxy),
+            ("dns", Exit::Host),
+            ("clock", Exit::Host),
+        ] {
+            assert_eq!(of(serde_json::json!({"conditions": [condition(room)]})), exit, "{room}");
+        }
+        let both = [condition("control-plane"), condition("registration")];
+        assert_eq!(of(serde_json::json!({ "conditions": both })), Exit::Registration);
+        for (state, exit) in [("usable", Exit::ControlPlane), ("refused", Exit::Credential)] {
+            let status = serde_json::json!({"conditions": [condition("identity")],
+                "credential": {"rungs": [{"name": "file", "state": state}]}});
+            assert_eq!(of(status), exit, "{state}");
+        }
     }
 
     fn clock_row(clock: &Value) -> Option<String> {

@@ -43,19 +43,20 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         }
         std::thread::sleep(PERIOD);
     }
-    Err(timed_out(args, last.as_ref()))
+    Err(timed_out(global, args, last.as_ref()))
 }
 
-fn timed_out(args: &Args, last: Option<&Value>) -> Failure {
-    let so_far = last.map_or_else(
-        || "no agent answers".to_owned(),
-        |status| match status.pointer("/conditions/0/what").and_then(Value::as_str) {
-            Some(what) => format!("{}: {what}", status::text(status, "/phase")),
-            None => status::text(status, "/phase"),
-        },
-    );
+fn timed_out(global: &Global, args: &Args, last: Option<&Value>) -> Failure {
     let goal = format!("{:?}", args.goal).to_lowercase();
-    let error = anyhow::anyhow!("not {goal} within {:?}; it is {so_far}", args.timeout);
+    let Some(status) = last else {
+        let error = anyhow::anyhow!("not {goal} within {:?}: no agent is running", args.timeout);
+        return Failure::new(Exit::NotRunning, error).hint(status::start_hint(global));
+    };
+    let so_far = match status.pointer("/conditions/0/what").and_then(Value::as_str) {
+        Some(what) => format!("{}: {what}", status::text(status, "/phase")),
+        None => status::text(status, "/phase"),
+    };
+    let error = anyhow::anyhow!("not {goal} within {:?}; its phase is {so_far}", args.timeout);
     Failure::new(Exit::NotReady, error).hint("`vm-agent status` shows more".to_owned())
 }
 

@@ -51,6 +51,12 @@ impl Paths {
         self.state_directory().join("istio-token")
     }
 
+    /// The kept identity: certificate, key and roots.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.state_directory().join("identity.json")
+    }
+
     /// The roots that the machine joined with last.
     #[must_use]
     pub fn root_record(&self) -> PathBuf {

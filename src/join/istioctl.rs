@@ -1,7 +1,10 @@
 //! The directory that `istioctl x workload entry configure` writes, translated into our settings
-//! (Istio `istioctl/pkg/workload/workload.go`). It reads five files and changes nothing.
+//! (Istio `istioctl/pkg/workload/workload.go`). It reads five files, and Istio's optional
+//! `sidecar.env` beside them, and changes nothing.
 
+mod flags;
 mod keys;
+mod traffic;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -28,6 +31,7 @@ pub fn read_directory(
     directory: &Path,
     parse_yaml: impl Fn(&str, &str) -> Result<Yaml, Problem>,
 ) -> Result<Source, Problems> {
+    no_directory_of_istioctl(directory)?;
     let mut reader = Reader { directory, problems: Vec::new(), warnings: Vec::new() };
     let environment = reader.environment();
     let mesh = reader.mesh(&parse_yaml);
@@ -46,19 +50,45 @@ pub fn read_directory(
     }
 }
 
+/// Says so where none of its files is there.
+fn no_directory_of_istioctl(directory: &Path) -> Result<(), Problems> {
+    let wanted = ["cluster.env", "mesh.yaml", "root-cert.pem"];
+    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
+    let found = entries.flatten().take(ENTRIES).map(|entry| entry.file_name());
+    let found: Vec<String> = found.map(|name| name.to_string_lossy().into_owned()).collect();
+    if found.iter().any(|name| wanted.contains(&name.as_str())) || found.len() == ENTRIES {
+        return Ok(());
+    }
+    let shown: Vec<String> = found.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    let what = format!(
+        "this is no join directory: it has no {}; it holds {}",
+        wanted.join(", "),
+        if shown.is_empty() { "nothing".to_owned() } else { shown.join(", ") }
+    );
+    Err(Problems(vec![Problem::new(directory.display().to_string(), "", what)]))
+}
+
 /// Settings of a ProxyConfig whose `proxyMetadata` says who the machine is, as istioctl writes it
-/// into `mesh.yaml`. `origin` is its place, for problems.
+/// into `mesh.yaml`. `origin` is its place, for problems. The second part is what is strange, but no
+/// error.
 ///
 /// # Errors
 /// With every variable that is wrong.
-pub fn translate(proxy_config: Map<String, Value>, origin: &str) -> Result<Value, Problems> {
+pub fn translate(
+    proxy_config: Map<String, Value>,
+    origin: &str,
+) -> Result<(Value, Vec<Problem>), Problems> {
     let mut reader =
         Reader { directory: Path::new(origin), problems: Vec::new(), warnings: Vec::new() };
     let (places, variables) = (BTreeMap::new(), BTreeMap::new());
-    let mut facts = Facts { proxy_config, places, variables };
+    let mut facts = Facts { proxy_config, places, variables, has_environment: false };
     facts.read_metadata(origin);
     let (document, _) = reader.document(&facts, None);
-    if reader.problems.is_empty() { Ok(document) } else { Err(Problems(reader.problems)) }
+    if reader.problems.is_empty() {
+        Ok((document, reader.warnings))
+    } else {
+        Err(Problems(reader.problems))
+    }
 }
 
 struct Reader<'a> {
@@ -81,6 +111,8 @@ struct Facts {
     places: BTreeMap<Vec<String>, String>,
     /// Its `proxyMetadata`, and the variables over it.
     variables: BTreeMap<String, Fact>,
+    /// Whether there is a `cluster.env`, from which Istio's script takes what to redirect.
+    has_environment: bool,
 }
 
 /// `mesh.yaml`, read.
@@ -95,7 +127,8 @@ struct MeshFile {
 /// `cluster.env`, read.
 #[derive(Default)]
 struct Environment {
-    variables: Vec<Variable>,
+    /// Each with its place; as in a shell, the last one of a name counts.
+    variables: Vec<(Variable, String)>,
     open_end: bool,
 }
 
@@ -117,23 +150,41 @@ impl Reader<'_> {
             Ok(text) => Some(text),
             Err(error) if optional && error.is_missing() => None,
             Err(error) => {
-                let what = chain(&error);
+                let what = error.without_path();
                 self.wrong(&self.origin(file), "", what);
                 None
             }
         }
     }
 
-    /// The variables of cluster.env.
+    /// The variables of sidecar.env, where there is one, and of cluster.env over them, in the order
+    /// of Istio's script.
     fn environment(&mut self) -> Environment {
-        let Some(text) = self.text("cluster.env", false) else { return Environment::default() };
-        let file = self.origin("cluster.env");
-        let (variables, problems) = shell::parse(&text, &file);
-        if variables.is_empty() && problems.is_empty() {
+        let mut environment = Environment::default();
+        if let Some(text) = self.text("sidecar.env", true) {
+            environment.variables = self.variables(&text, "sidecar.env");
+        }
+        let Some(text) = self.text("cluster.env", false) else { return environment };
+        let problems = self.problems.len();
+        let variables = self.variables(&text, "cluster.env");
+        if variables.is_empty() && self.problems.len() == problems {
+            let file = self.origin("cluster.env");
             self.wrong(&file, "", "it sets nothing: it is empty or was cut off");
         }
+        environment.variables.extend(variables);
+        environment.open_end = !text.is_empty() && !text.ends_with('\n');
+        environment
+    }
+
+    fn variables(&mut self, text: &str, file: &str) -> Vec<(Variable, String)> {
+        let file = self.origin(file);
+        let (variables, problems) = shell::parse(text, &file);
         self.problems.extend(problems);
-        Environment { variables, open_end: !text.is_empty() && !text.ends_with('\n') }
+        let placed = |one: Variable| {
+            let place = format!("{file}:{}", one.line);
+            (one, place)
+        };
+        variables.into_iter().map(placed).collect()
     }
 
     /// `defaultConfig` of mesh.yaml, or of a whole MeshConfig.
@@ -180,13 +231,16 @@ impl Reader<'_> {
         parse_yaml: &impl Fn(&str, &str) -> Result<Yaml, Problem>,
     ) -> Facts {
         let open_ends = [("cluster.env", environment.open_end), ("mesh.yaml", mesh.open_end)];
-        let mut facts =
-            Facts { proxy_config: mesh.config, places: mesh.places, variables: BTreeMap::new() };
-        let file = self.origin("cluster.env");
-        let all = environment.variables.into_iter().map(|one| {
-            let origin = format!("{file}:{}", one.line);
-            (one.name, Fact { value: one.value, origin })
-        });
+        let mut facts = Facts {
+            proxy_config: mesh.config,
+            places: mesh.places,
+            variables: BTreeMap::new(),
+            has_environment: true,
+        };
+        let all = environment
+            .variables
+            .into_iter()
+            .map(|(one, origin)| (one.name, Fact { value: one.value, origin }));
         // As in a shell, the last one counts.
         let all: BTreeMap<String, Fact> = all.collect();
         if let Some(fact) = all.get("PROXY_CONFIG") {
@@ -201,7 +255,9 @@ impl Reader<'_> {
                     format!("found {:?}, but {} says {:?}", fact.value, other.origin, other.value);
                 self.wrong(&fact.origin, &name, what);
             }
-            if let Some(what) = keys::oddity(&name, &fact.value) {
+            if let Some(what) = keys::refusal(&name, &fact.value) {
+                self.wrong(&fact.origin, &name, what);
+            } else if let Some(what) = keys::oddity(&name, &fact.value) {
                 self.warn(&fact.origin, &name, what);
             }
             facts.variables.insert(name, fact);
@@ -299,6 +355,10 @@ impl Facts {
 const CONFIG: &str = "defaultConfig";
 const METADATA: &str = "proxyMetadata";
 const FILE_BYTES: u64 = 1 << 20;
+/// Entries of a directory that are looked through to tell that it is another one.
+const ENTRIES: usize = 1000;
+/// Names of them that are shown.
+const SHOWN: usize = 5;
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,9 @@ pub struct Files {
     pub state_directory: PathBuf,
     /// A directory for sockets and what lives as long as the agent, mode 0755.
     pub run_directory: PathBuf,
+    /// The identity, which is the agent's to write: on a machine that has joined, undoing brings
+    /// back the one from before.
+    pub identity: PathBuf,
 }
 
 impl Files {
@@ -235,6 +238,9 @@ impl Layout {
         if !files.config.0.exists() {
             let here = self.ours.iter().filter_map(|path| Some((path.clone(), names(path)?)));
             self.listed = here.collect();
+        } else if let Some(before) = kept(&files.identity)? {
+            let (path, before) = (files.identity.clone(), Some(before));
+            self.replaced.push(Replaced { path, before, mode: fsio::SECRET });
         }
         self.directory(&files.state_directory, STATE_MODE)?;
         self.directory(&files.run_directory, RUN_MODE)?;
@@ -352,6 +358,7 @@ mod tests {
             kube_token: None,
             state_directory: root.join("var/lib/vm-agent"),
             run_directory: root.join("run/vm-agent"),
+            identity: root.join("var/lib/vm-agent/identity.json"),
         }
     }
 
@@ -383,6 +390,19 @@ mod tests {
         layout.undo();
         assert_eq!(names(&state).unwrap(), BTreeSet::from(["kept".into()]));
         assert_eq!(names(root.path()).unwrap(), BTreeSet::from(["var".into()]));
+    }
+
+    #[test]
+    fn undoing_a_second_join_brings_the_identity_of_the_first_one_back() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Layout::apply(&files(root.path(), "one")).unwrap());
+        let identity = root.path().join("var/lib/vm-agent/identity.json");
+        std::fs::write(&identity, "first").unwrap();
+        let layout = Layout::apply(&files(root.path(), "two")).unwrap();
+        std::fs::write(&identity, "second").unwrap();
+        layout.undo();
+        assert_eq!(std::fs::read_to_string(&identity).unwrap(), "first");
+        assert_eq!(mode_of(&identity), Some(0o600));
     }
 
     #[test]

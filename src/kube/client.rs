@@ -204,7 +204,31 @@ impl Client {
         field_manager: &str,
         force: bool,
     ) -> Result<Value, KubeError> {
-        let path = format!("{}?fieldManager={field_manager}&force={force}", object.path());
+        self.apply_at(object, body, field_manager, &format!("force={force}")).await
+    }
+
+    /// Asks whether an apply would succeed: the server authorizes, validates, admits and merges it,
+    /// and stores nothing (`dryRun=All`).
+    ///
+    /// # Errors
+    /// As [`Client::apply`] without `force`.
+    pub async fn apply_dry_run(
+        &self,
+        object: &Object,
+        body: &Value,
+        field_manager: &str,
+    ) -> Result<Value, KubeError> {
+        self.apply_at(object, body, field_manager, "force=false&dryRun=All").await
+    }
+
+    async fn apply_at(
+        &self,
+        object: &Object,
+        body: &Value,
+        field_manager: &str,
+        options: &str,
+    ) -> Result<Value, KubeError> {
+        let path = format!("{}?fieldManager={field_manager}&{options}", object.path());
         // JSON is YAML.
         let request = self
             .request(Method::PATCH, &path)

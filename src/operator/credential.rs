@@ -124,7 +124,7 @@ impl Operator {
     }
 }
 
-fn secret_object(namespace: &str, name: &str) -> Object {
+pub(super) fn secret_object(namespace: &str, name: &str) -> Object {
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     Object { group_version: "v1", resource: "secrets", namespace, name }
 }

@@ -36,8 +36,12 @@ impl Manifest {
 pub struct Grants<'a> {
     /// The group.
     pub group: &'a Group,
+    /// Other groups with the same service account, whose machines are the same user.
+    pub siblings: &'a [Group],
     /// Which machines.
     pub machines: &'a Machines,
+    /// Whether the tokens of bundles are bound to a Secret, and those that machines make must be.
+    pub bound: bool,
 }
 
 impl Grants<'_> {
@@ -85,92 +89,9 @@ impl Grants<'_> {
             })
             .into()
     }
-
-    /// What a Role cannot say: whose entries they may write.
-    #[must_use]
-    pub fn policy(&self) -> Vec<Manifest> {
-        let Group { namespace, service_account: account, .. } = self.group;
-        // A namespace has no dots, so two accounts never share a name.
-        let name = format!("vm-agent.{namespace}.{account}");
-        let policy = json!({
-            "apiVersion": ADMISSION, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
-            "spec": {
-                "failurePolicy": "Fail",
-                // The server's defaults are said too, so that the same applied by hand is no conflict.
-                "matchConstraints": {
-                    "matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {},
-                    "resourceRules": [{
-                        "apiGroups": ["networking.istio.io"], "apiVersions": ["*"],
-                        "resources": ["workloadentries", "workloadentries/status"],
-                        "operations": ["CREATE", "UPDATE", "DELETE"], "scope": "*",
-                    }],
-                },
-                "matchConditions": [{
-                    "name": "by-these-machines",
-                    "expression": format!("request.userInfo.username == 'system:serviceaccount:{namespace}:{account}'"),
-                }],
-                "validations": self.validations(),
-            },
-        });
-        let binding = json!({
-            "apiVersion": ADMISSION, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
-            "spec": {"policyName": name, "validationActions": ["Deny"]},
-        });
-        [("validatingadmissionpolicies", policy), ("validatingadmissionpolicybindings", binding)]
-            .map(|(resource, body)| {
-                let object = place(ADMISSION, resource, "", &name);
-                Manifest { object, body, only_if_missing: false }
-            })
-            .into()
-    }
-
-    /// The rules, in CEL (Kubernetes `ValidatingAdmissionPolicy`). All texts in them are names of
-    /// Kubernetes, which have no quotes.
-    fn validations(&self) -> Value {
-        let Group { namespace, service_account: account, .. } = self.group;
-        let is_ours = |object: &str| {
-            format!(
-                "has({object}.spec) && has({object}.spec.serviceAccount) && \
-                 {object}.spec.serviceAccount == '{account}'"
-            )
-        };
-        let mut rules = vec![
-            (
-                format!("request.namespace == '{namespace}'"),
-                format!(
-                    "machines of {namespace}/{account} have no WorkloadEntries in other namespaces"
-                ),
-            ),
-            (
-                "!has(request.subResource) || request.subResource == ''".to_owned(),
-                "a machine does not write the status of a WorkloadEntry: istiod does".to_owned(),
-            ),
-            (
-                format!("request.operation == 'DELETE' || ({})", is_ours("object")),
-                format!("a machine writes WorkloadEntries with its own service account: {account}"),
-            ),
-            (
-                format!("request.operation == 'CREATE' || ({})", is_ours("oldObject")),
-                format!("this WorkloadEntry is not of service account {account}"),
-            ),
-        ];
-        let prefix = &self.machines.name_prefix;
-        if !prefix.is_empty() {
-            rules.push((
-                format!(
-                    "(request.operation == 'DELETE' ? oldObject : object).metadata.name.startsWith('{prefix}')"
-                ),
-                format!("names of these machines begin with {prefix}"),
-            ));
-        }
-        rules
-            .into_iter()
-            .map(|(expression, message)| json!({"expression": expression, "message": message}))
-            .collect()
-    }
 }
 
-fn place(
+pub(super) fn place(
     group_version: &'static str,
     resource: &'static str,
     namespace: &str,
@@ -180,7 +101,5 @@ fn place(
 }
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
-const ADMISSION: &str = "admissionregistration.k8s.io/v1";
-
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,20 @@ impl Group {
         })
     }
 
+    /// The labels of its machines, with those by which Istio names workloads.
+    pub(super) fn machine_labels(&self) -> BTreeMap<String, String> {
+        let first = |keys: &[&str], usual: &str| {
+            let found = keys.iter().find_map(|key| self.labels.get(*key));
+            found.map_or_else(|| usual.to_owned(), Clone::clone)
+        };
+        let names = [CANONICAL_NAME, "app.kubernetes.io/name", "app"];
+        let revisions = [CANONICAL_REVISION, "app.kubernetes.io/version", "version"];
+        let mut labels = self.labels.clone();
+        labels.insert(CANONICAL_NAME.to_owned(), first(&names, &self.name));
+        labels.insert(CANONICAL_REVISION.to_owned(), first(&revisions, "latest"));
+        labels
+    }
+
     /// The group itself, to be applied.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
@@ -113,6 +127,9 @@ fn texts(value: Option<&Value>) -> Result<BTreeMap<String, String>, OperatorErro
     };
     pairs.map(pair).collect()
 }
+
+pub(super) const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+pub(super) const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 
 #[cfg(test)]
 mod tests {

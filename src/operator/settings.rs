@@ -11,6 +11,7 @@ pub(super) fn settings(
     order: &Order,
     mesh: &Mesh,
     parse_yaml: ParseYaml,
+    warnings: &mut Vec<String>,
 ) -> Result<Tree, OperatorError> {
     let group = &order.group;
     let origin = format!("WorkloadGroup {}/{}", group.namespace, group.name);
@@ -27,7 +28,8 @@ pub(super) fn settings(
     }
     let who = Map::from_iter([(METADATA.to_owned(), Value::Object(who(order, mesh, &config)))]);
     overlay(&mut config, who);
-    let mut tree = translate(config, &origin)?;
+    let (mut tree, strange) = translate(config, &origin)?;
+    warnings.extend(strange.iter().map(ToString::to_string));
     set(&mut tree, "workload", "group", json!(group.name));
     set(
         &mut tree,
@@ -57,16 +59,7 @@ fn who(order: &Order, mesh: &Mesh, config: &Tree) -> Tree {
     let text = |name: &str| group.template.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut all = Tree::new();
     let mut say = |name: &str, value: String| drop(all.insert(name.to_owned(), json!(value)));
-    let mut labels = group.labels.clone();
-    let first = |keys: &[&str], usual: &str| {
-        let found = keys.iter().find_map(|key| group.labels.get(*key));
-        found.map_or_else(|| usual.to_owned(), Clone::clone)
-    };
-    let names = [CANONICAL_NAME, "app.kubernetes.io/name", "app"];
-    let revisions = [CANONICAL_REVISION, "app.kubernetes.io/version", "version"];
-    labels.insert(CANONICAL_NAME.to_owned(), first(&names, &group.name));
-    labels.insert(CANONICAL_REVISION.to_owned(), first(&revisions, "latest"));
-    say("ISTIO_METAJSON_LABELS", json!(labels).to_string());
+    say("ISTIO_METAJSON_LABELS", json!(group.machine_labels()).to_string());
     say("POD_NAMESPACE", group.namespace.clone());
     say("SERVICE_ACCOUNT", group.service_account.clone());
     say("TRUST_DOMAIN", mesh.trust_domain.clone());
@@ -111,9 +104,22 @@ fn set(tree: &mut Value, section: &str, name: &str, value: Value) {
     }
 }
 
+/// Takes a setting out, and the sections that are empty then.
+pub(super) fn remove(tree: &mut Tree, path: &[String]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    if rest.is_empty() {
+        tree.shift_remove(first);
+        return;
+    }
+    if let Some(Value::Object(section)) = tree.get_mut(first) {
+        remove(section, rest);
+        if section.is_empty() {
+            tree.shift_remove(first);
+        }
+    }
+}
+
 const METADATA: &str = "proxyMetadata";
-const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
-const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 
 #[cfg(test)]
 mod tests;

@@ -411,7 +411,7 @@ impl<'a> Course<'a> {
     }
 }
 
-fn taken(object: &Object, address: &str, how: String) -> RegisterError {
+pub(super) fn taken(object: &Object, address: &str, how: String) -> RegisterError {
     let Object { namespace, name, .. } = object;
     RegisterError::Taken {
         entry: format!("{namespace}/{name}"),
@@ -441,7 +441,7 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// can say that another machine has taken the entry over, to which this one must not connect.
 const HEAD_START: Duration = Duration::from_secs(1);
 /// Fields without which an entry is not this machine's.
-const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
+pub(super) const VITAL: [&str; 2] = [".spec.address", ".spec.serviceAccount"];
 /// For some calls, and a plugin that has the credential for them (two minutes).
 const PATIENCE: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

@@ -4,19 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::course::Course;
 use super::machine::{Machine, is_agent};
 use super::record::Record;
-use super::{Mode, RegistrationState, entry, object, tenant};
+use super::removal::{self, RemoveError};
+use super::{Mode, RegistrationState, entry, object};
 use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::trouble::chain;
-use crate::kube::{Client, FieldConflict, KubeError, Object, Version};
+use crate::kube::{Client, FieldConflict, KubeError, Object};
 use crate::workload::Workload;
 
 /// Applies the entry and keeps it applied.
@@ -79,6 +79,23 @@ pub enum RegisterError {
         /// What would remove the entry.
         removal: String,
     },
+    /// The entry of that name has another service account, and policy keeps it.
+    #[error(
+        "WorkloadEntry {entry} belongs to service account {theirs}, and this machine would be {ours}"
+    )]
+    OtherAccount {
+        /// Namespace and name.
+        entry: String,
+        /// The service account in the entry.
+        theirs: String,
+        /// The service account of this workload.
+        ours: String,
+        /// Whether this machine itself made the entry, as a workload of the other account.
+        is_own: bool,
+        /// The refusal.
+        #[source]
+        source: KubeError,
+    },
 }
 
 impl RegisterError {
@@ -87,7 +104,7 @@ impl RegisterError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Kube(error) => error.retry(),
-            Self::Contested { .. } | Self::Taken { .. } => Retry::Later,
+            Self::Contested { .. } | Self::OtherAccount { .. } | Self::Taken { .. } => Retry::Later,
         }
     }
 
@@ -100,28 +117,20 @@ impl RegisterError {
                 "have them let go of it, or take it over with --set registration.force=true"
                     .to_owned(),
             ),
+            Self::OtherAccount { is_own: true, theirs, .. } => Some(format!(
+                "this machine registered it as service account {theirs}: run `vm-agent leave` \
+                 first, with the configuration of that account"
+            )),
+            Self::OtherAccount { is_own: false, .. } => Some(
+                "give this machine another name with --name, or have the owner of the entry delete it"
+                    .to_owned(),
+            ),
             Self::Taken { removal, .. } => Some(format!(
                 "give this machine another name with --name, or remove the entry if that machine \
                  is gone: `{removal}`"
             )),
         }
     }
-}
-
-/// An entry that was not removed.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// It is somebody else's.
-    #[error("WorkloadEntry {namespace}/{name} was not made by vm-agent and stays")]
-    NotOurs {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// The API server refused, or could not be reached.
-    #[error("cannot remove the WorkloadEntry")]
-    Kube(#[from] KubeError),
 }
 
 impl Direct {
@@ -175,25 +184,7 @@ impl Direct {
     pub async fn remove(&self) -> Result<(), RemoveError> {
         let object = object(&self.workload.borrow());
         self.forget();
-        let mut changes = 0;
-        loop {
-            let found = match self.client.get(&object).await {
-                Err(error) if error.code() == Some(404) => return Ok(()),
-                found => found?,
-            };
-            let Some(version) = Version::of(&found).filter(|_| self.is_ours(&found)) else {
-                let Object { namespace, name, .. } = object;
-                return Err(RemoveError::NotOurs { namespace, name });
-            };
-            match self.client.delete_only(&object, &version).await {
-                Ok(()) => break,
-                // istiod writes the health of a machine that leaves at this moment.
-                Err(error) if error.code() == Some(409) && changes < CHANGES => changes += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        tracing::info!(entry = object.name, "Removed the WorkloadEntry.");
-        Ok(())
+        removal::remove(&self.client, &object, &self.config.machine).await
     }
 
     /// The kept entry, if it is the one that is wanted now.
@@ -239,20 +230,6 @@ impl Direct {
             tracing::warn!(error = chain(&error), "Cannot remove the record of the registration");
         }
     }
-
-    /// Whether this machine's agent made it: it bears our mark, or, where somebody took the mark
-    /// away, our fields.
-    fn is_ours(&self, found: &Value) -> bool {
-        if let Some(machine) = tenant::machine(found) {
-            return machine == self.config.machine.hash();
-        }
-        let own = self.config.machine.field_manager();
-        let managers = found.pointer("/metadata/managedFields").and_then(Value::as_array);
-        managers
-            .into_iter()
-            .flatten()
-            .any(|one| one.get("manager").and_then(Value::as_str) == Some(own.as_str()))
-    }
 }
 
 /// Whether a conflict is with the agent of another machine.
@@ -265,8 +242,6 @@ fn listed(fields: &[FieldConflict]) -> String {
     fields.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// How often an entry may change while it is being removed.
-const CHANGES: u32 = 10;
 /// The field in which two machines of one name meet.
 const MACHINE_FIELD: &str = ".metadata.annotations.vm-agent.io/machine";
 

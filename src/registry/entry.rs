@@ -12,11 +12,17 @@ pub const MANAGED_BY: &str = "vm-agent";
 /// The object's place.
 #[must_use]
 pub fn object(workload: &Workload) -> Object {
+    place(workload.id.namespace().as_str(), &workload.name)
+}
+
+/// The place of the entry of this name.
+#[must_use]
+pub fn place(namespace: &str, name: &str) -> Object {
     Object {
         group_version: "networking.istio.io/v1",
         resource: "workloadentries",
-        namespace: workload.id.namespace().to_string(),
-        name: workload.name.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
     }
 }
 

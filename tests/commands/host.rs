@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use vm_agent::config::write_yaml;
+use vm_agent::config::{parse_yaml, write_yaml};
 use vm_agent::devmesh::ISTIO_AUDIENCE;
 use vm_agent::identity::Roots;
 use vm_agent::join::{Bundle, BundleMetadata, Files};
@@ -98,10 +98,7 @@ impl Host {
             "workload": {"name": "vm1", "namespace": "vms", "serviceAccount": "client", "group": "client",
                          "address": "127.0.0.1", "labels": {"source": label}, "facts": {"source": "none"}},
             "mesh": {"discoveryAddress": format!("localhost:{}", mesh.address().port()), "connectTo": "127.0.0.1"},
-            "proxy": {"binary": std::path::absolute("tests/fakes/envoy").unwrap(),
-                      "terminationDrainDuration": "100ms", "adminPort": self.admin_port},
-            "status": {"address": "127.0.0.1", "port": self.status_port},
-            "capture": {"mode": "none"},
+            "proxy": {"terminationDrainDuration": "100ms"},
         });
         let token = mesh.token("vms", "client", ISTIO_AUDIENCE, Duration::from_secs(3600));
         let tokens = (None, Some(SecretString::from(token)));
@@ -139,8 +136,24 @@ impl Host {
 
     pub(crate) fn command(&self, source: &Path, more: &[&str]) -> Command {
         let mut command = self.agent(&["join"]);
+        command.arg("--proxy-binary").arg(std::path::absolute("tests/fakes/envoy").unwrap());
+        command.args([
+            format!("--set=proxy.adminPort={}", self.admin_port),
+            format!("--set=status.port={}", self.status_port),
+        ]);
+        command.args(["--set=status.address=127.0.0.1", "--capture=none"]);
         command.arg(source).args(more);
         command
+    }
+
+    /// Another bundle of the same mesh, with these changes of its settings.
+    pub(crate) fn changed(&self, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+        let path = self.bundle(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut tree = parse_yaml(&text, "bundle").unwrap();
+        change(&mut tree);
+        std::fs::write(&path, write_yaml(&tree).unwrap()).unwrap();
+        path
     }
 
     pub(crate) async fn join(&self, source: &Path, more: &[&str]) -> Output {

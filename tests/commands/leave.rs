@@ -1,6 +1,8 @@
 //! Out of the mesh, from whatever state the machine is in.
 
 use serde_json::json;
+use vm_agent::devmesh::Resource;
+use vm_agent::platform::MachineId;
 
 use crate::host::{Host, text};
 
@@ -84,5 +86,32 @@ async fn without_the_control_plane_only_force_leaves_and_says_what_stays() {
     let told = text(&left.stderr);
     assert_eq!(left.status.code(), Some(0), "{told}");
     assert!(told.contains("not done: ") && told.contains("has left the mesh"), "{told}");
+    assert_eq!(host.files(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_takes_the_entry_away_without_envoy_and_without_its_user() {
+    let host = Host::new().await;
+    let kubernetes = host.bed.kubernetes();
+    let before = host.files();
+    let mesh = &host.bed.mesh;
+    mesh.grant("vms", "client");
+    let machine = "8f7b1d1c6a5e4f3b9a2d0c1e2f3a4b5c";
+    host.configure(json!({
+        "proxy": {"binary": "/no/such/envoy", "user": "no-such-user"},
+        "registration": {"mode": "kubernetes", "kubernetes": kubernetes},
+    }));
+    std::fs::write(host.bed.path("var/lib/vm-agent/machine-id"), machine).unwrap();
+    let hash = MachineId::of(machine).known_as();
+    let place =
+        json!({"name": "vm1", "namespace": "vms", "annotations": {"vm-agent.io/machine": hash}});
+    let entry = json!({"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": place,
+                       "spec": {"address": "127.0.0.1", "serviceAccount": "client"}});
+    mesh.objects().put(Resource::WorkloadEntries, "vms", "vm1", entry);
+    let left = host.run(host.agent(&["leave"])).await;
+    let told = text(&left.stderr);
+    assert_eq!(left.status.code(), Some(0), "{told}");
+    assert!(told.contains("the WorkloadEntry vms/vm1 is removed"), "{told}");
+    assert!(mesh.entry("vms/vm1").is_none());
     assert_eq!(host.files(), before);
 }

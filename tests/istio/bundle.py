@@ -49,7 +49,7 @@ class Bundle(Traffic):
         for group in ("client", "details-bundle"):
             LAB.kubectl("-n", "vms", "delete", "--ignore-not-found", "role,rolebinding", f"vm-agent-{group}")
         for account in ("client", "details-legacy"):
-            LAB.kubectl("delete", "--ignore-not-found", "validatingadmissionpolicybinding,validatingadmissionpolicy", f"vm-agent.vms.{account}")
+            LAB.kubectl("delete", "--ignore-not-found", "validatingadmissionpolicybinding,validatingadmissionpolicy", f"vm-agent.vms.{account}", f"vm-agent-tokens.vms.{account}")
         LAB.kubectl("-n", "vms", "delete", "secrets", "-l", "app.kubernetes.io/managed-by=vm-agent-operator")
         LAB.kubectl("-n", "vms", "delete", "--ignore-not-found", "workloadgroup", "details-bundle")
         LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
@@ -143,7 +143,7 @@ class Bundle(Traffic):
     def its_token_does_nothing_else(self):
         self.assertEqual(self.with_token(self.vm2, "-n", "vms", "get", "workloadentry", "vm2").returncode, 0)
         self.assertEqual(self.with_token(self.vm2, "-n", "vms", "get", "workloadgroup", "details-bundle").returncode, 0)
-        self.assertEqual(self.with_token(self.vm2, "-n", "vms", "create", "token", "details-legacy").returncode, 0)
+        self.its_tokens_are_short_and_bound()
         for command in FORBIDDEN:
             words = command.split()
             namespace = [] if "-n" in words or "-A" in words else ["-n", "vms"]
@@ -157,6 +157,107 @@ class Bundle(Traffic):
         ours = [line.split() for line in may.splitlines() if not line.startswith((" ", "self"))]
         self.assertEqual({line[0] for line in ours},
                          {"serviceaccounts/token", "configmaps", "workloadgroups.networking.istio.io", "workloadentries.networking.istio.io"}, may)
+
+    def its_tokens_are_short_and_bound(self):
+        secret = LAB.kubectl("-n", "vms", "get", "secrets", "-l", "app.kubernetes.io/managed-by=vm-agent-operator", "-o", "json").stdout
+        secret = next(one["metadata"] for one in json.loads(secret)["items"] if one["metadata"]["annotations"]["vm-agent.io/workload-group"] == "details-bundle")
+        bound = ["--bound-object-kind=Secret", f"--bound-object-name={secret['name']}", f"--bound-object-uid={secret['uid']}"]
+        make = lambda *args: self.with_token(self.vm2, "-n", "vms", "create", "token", "details-legacy", *args)
+        self.assertEqual(make(*bound, "--duration=12h").returncode, 0, make(*bound, "--duration=12h").stderr)
+        for words, args in (("bound to the Secret", []), ("bound to the Secret", ["--duration=12h", "--audience=istio-ca"]),
+                            ("at most 86400 seconds", [*bound, "--duration=87600h", "--audience=anything"]),
+                            ("at most 86400 seconds", [*bound, "--duration=8760h"])):
+            self.assertIn(words, make(*args).stderr, args)
+
+    def write(self, account, change, metadata=None, operation="create"):
+        """As a machine of this account, an entry with these fields over an honest one's; nothing is stored."""
+        spec = {"address": "10.99.0.99", "serviceAccount": account, "labels": {"app": "details-legacy", "version": "v1"}, "weight": 7, **change}
+        entry = {"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"name": "probe", "namespace": "vms", **(metadata or {})}, "spec": spec}
+        return self.kubectl_as(account, operation, "--dry-run=server", "-f", "-", input=json.dumps(entry))
+
+    def test_an_entry_has_its_groups_labels_a_weight_within_bounds_and_an_address_that_others_reach(self):
+        self.bundles()
+        write = lambda *args, **more: self.write("details-legacy", *args, **more)
+        until("the policy holds", lambda: "labels of its WorkloadGroup" in write({"labels": {"app": "bank"}}).stderr)
+        honest = write({})
+        self.assertEqual(honest.returncode, 0, honest.stderr)
+        names = {"service.istio.io/canonical-name": "details-legacy", "service.istio.io/canonical-revision": "v1"}
+        self.assertEqual(write({"labels": {"app": "details-legacy", **names}}, {"labels": {"app": "details-legacy", "app.kubernetes.io/managed-by": "vm-agent"}}).returncode, 0)
+        self.assertEqual(write({"address": "fd00::1"}).returncode, 0)
+        for words, change, metadata in [
+                ("labels of its WorkloadGroup", {"labels": {"app": "details-legacy", "team": "red"}}, {}),
+                ("labels of its WorkloadGroup", {"labels": {"app": "client"}}, {}),
+                ("labels of its WorkloadGroup", {}, {"labels": {"app": "client"}}),
+                ("labels of its WorkloadGroup", {"labels": {"service.istio.io/canonical-name": "bank"}}, {}),
+                ("the weight of these machines is at most 1000", {"weight": 4294967295}, {}),
+                *(("an IP address that others reach", {"address": address}, {})
+                  for address in ("169.254.169.254", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "unix:///var/run/docker.sock", "bank.example.com")),
+                ("sets no finalizers", {}, {"finalizers": ["example.com/stay"]})]:
+            refused = write(change, metadata)
+            self.assertNotEqual(refused.returncode, 0, (change, metadata))
+            self.assertIn(words, refused.stderr, (change, metadata))
+
+    def test_labels_and_host_names_that_the_operator_allows_are_the_machines_to_choose(self):
+        self.create("client", "-o", LAB.directory / "free.yaml", "--allow-label", "zone", "--allow-host-names")
+        write = lambda **change: self.write("client", {"labels": {"app": "client"}, **change})
+        until("the policy holds", lambda: write(labels={"app": "client", "team": "red"}).returncode != 0)
+        for change in ({}, {"labels": {"app": "client", "zone": "a"}}, {"address": "vm1.example.com"}):
+            allowed = write(**change)
+            self.assertEqual(allowed.returncode, 0, allowed.stderr)
+        for address in ("localhost", "unix:///x", "127.0.0.1", "a b"):
+            self.assertIn("or a host name", write(address=address).stderr, address)
+
+    def test_a_label_that_somebody_else_gave_the_entry_does_not_stop_the_machine(self):
+        _, details = self.bundles()
+        self.serve("vm2")
+        self.vm2.join(source=details).until_ready()
+        LAB.kubectl("-n", "vms", "label", "workloadentry", "vm2", "team=red")
+        LAB.kubectl("-n", "vms", "patch", "workloadentry", "vm2", "--type=merge", "-p", json.dumps({"spec": {"weight": 9}}))
+        until("the agent has repaired it", lambda: LAB.entries()["vm2"]["spec"]["weight"] == 7)
+        self.assertEqual(LAB.entries()["vm2"]["metadata"]["labels"]["team"], "red")
+
+    def test_the_name_of_another_accounts_machine_is_refused_before_anything_changes(self):
+        client, details = self.bundles()
+        self.serve("vm2")
+        self.vm2.join(source=details).until_ready()
+        before = LAB.entries()["vm2"]
+        for more in (["--dry-run"], []):
+            refused = self.vm1.try_join("--name", "vm2", *more, source=client)
+            self.assertEqual((refused.returncode, self.vm1.files()), (7, []), refused.stderr)
+            self.assertIn("WorkloadEntry vms/vm2 belongs to service account details-legacy", refused.stderr)
+            self.assertIn("another name with --name", refused.stderr)
+        after = LAB.entries()["vm2"]
+        self.assertEqual((after["spec"], after["metadata"]["uid"]), (before["spec"], before["metadata"]["uid"]))
+
+    def test_a_machine_that_serves_is_not_taken_out_by_a_join_as_another_workload(self):
+        client, details = self.bundles()
+        self.vm1.join(source=client).until_ready()
+        self.vm2.join(source=details).until_ready()
+        pid = self.vm2.status()["pid"]
+        with self.traffic() as load:
+            for more in (["--dry-run"], []):
+                refused = self.vm2.try_join(*more, source=client)
+                self.assertEqual(refused.returncode, 7, refused.stderr)
+                self.assertIn("joined as WorkloadGroup vms/details-bundle", refused.stderr)
+                self.assertIn("`vm-agent leave` first", refused.stderr)
+        self.assertEqual(load.bad, [])
+        self.assertGreater(load.good, 0)
+        after = self.vm2.status()
+        self.assertEqual((after["pid"], after["ready"]), (pid, True))
+        self.assertFalse((self.vm2.root / "var/lib/vm-agent/identity.json.corrupt").exists())
+
+    def test_nothing_is_made_when_something_is_wrong_and_what_was_done_is_said(self):
+        create = lambda *args: LAB.run("cp", AGENT, "bundle", "create", "client", "-n", "vms", "--kubeconfig", LAB.kubeconfig, "--gateway", CONTROL_PLANE,
+                                       "-o", LAB.directory / "said.yaml", *args, check=False)
+        failed = create("--istio-namespace", "nowhere")
+        self.assertEqual(failed.returncode, 4, failed.stderr)
+        self.assertIn("there is no ConfigMap nowhere/istio", failed.stderr)
+        self.assertNotIn("vm-agent-client", LAB.kubectl("-n", "vms", "get", "role,rolebinding", "-o", "name").stdout)
+        self.assertEqual(LAB.kubectl("get", "validatingadmissionpolicies", "-o", "name").stdout, "")
+        said = lambda made: [line.split()[-1] for line in made.stderr.splitlines() if "vm-agent-client" in line or "vm-agent.vms.client" in line]
+        self.assertEqual(set(said(create())), {"created"})
+        self.assertEqual(set(said(create())), {"unchanged"})
+        self.assertEqual(set(said(create("--name-prefix", "edge-"))), {"unchanged", "updated"})
 
     def test_a_revoked_bundle_is_said_and_a_fresh_one_mends_the_machine_under_its_name(self):
         _, details = self.bundles()
@@ -216,8 +317,8 @@ class Bundle(Traffic):
         count = lambda: len(LAB.kubectl("get", "validatingadmissionpolicies", "-o", "name").stdout.split())
         self.assertEqual(count(), 0)
         LAB.apply(printed.stdout)
-        self.assertEqual(count(), 1)
+        self.assertEqual(count(), 2)
         # What somebody with more rights applied is no obstacle, and nothing is made twice.
         self.create("client", "-o", LAB.directory / "again.yaml")
         self.create("client", "-o", LAB.directory / "again.yaml")
-        self.assertEqual(count(), 1)
+        self.assertEqual(count(), 2)

@@ -22,6 +22,7 @@ from facts import *
 from faults import *
 from fleet import *
 from health import *
+from inputs import *
 from joining import *
 from names import *
 from renewal import *

@@ -79,7 +79,8 @@ class Travel(Case):
 
     def forget_bundle(self):
         LAB.kubectl("-n", "vms", "delete", "--ignore-not-found", "role,rolebinding", "vm-agent-details-legacy")
-        LAB.kubectl("delete", "--ignore-not-found", "validatingadmissionpolicybinding,validatingadmissionpolicy", "vm-agent.vms.details-legacy")
+        LAB.kubectl("delete", "--ignore-not-found", "validatingadmissionpolicybinding,validatingadmissionpolicy",
+                    "vm-agent.vms.details-legacy", "vm-agent-tokens.vms.details-legacy")
         LAB.kubectl("-n", "vms", "delete", "secrets", "-l", "app.kubernetes.io/managed-by=vm-agent-operator")
         LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
 

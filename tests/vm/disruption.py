@@ -110,6 +110,21 @@ class Disruption(Case):
             until("it was read", lambda: status(self.web2)["configuration"]["reads"] > reads)
         self.unharmed("systemctl reload", reload)
 
+    def test_a_join_as_another_workload_is_refused_while_the_machine_serves(self):
+        name = bed.bundle("client").name
+        self.web2.exec("curl", "-sSf", "-o", "/run/other.yaml", f"http://{bed.GATEWAY}:8000/{name}")
+        before = status(self.web2)["pid"]
+
+        def refused():
+            for more in (["--dry-run"], []):
+                made = self.web2.exec("vm-agent", "join", "/run/other.yaml", *more, check=False)
+                self.assertEqual(made.returncode, 7, made.stderr)
+                self.assertIn("`vm-agent leave` first", made.stderr)
+        self.unharmed("join as another workload", refused)
+        after = status(self.web2)
+        self.assertEqual((after["pid"], after["ready"]), (before, True))
+        self.assertEqual(self.web2.exec("find", "/var/lib/vm-agent", "-name", "*.corrupt").stdout, "")
+
     def test_upgrade_of_the_package(self):
         package.again(bed.SERVED / "vm-agent.deb", bed.SERVED / "later.deb", version=NEXT)
         self.web2.exec("curl", "-sSf", "-o", "/run/later.deb", f"http://{bed.GATEWAY}:8000/later.deb")

@@ -13,13 +13,12 @@ use super::cluster::Cluster;
 use crate::base::clock;
 use crate::base::fsio;
 use crate::base::problem::{Problem, Problems};
-use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::run::runtime;
 use crate::cli::screen::{self, Paint, paint};
 use crate::config;
 use crate::kube::Client;
-use crate::operator::{Doors, Grants, Group, Machines, Manifest, Operator, OperatorError};
+use crate::operator::{Doors, Grants, Group, Manifest, Operator, OperatorError};
 
 /// Arguments of `bundle create`.
 #[derive(Debug, clap::Args)]
@@ -56,8 +55,8 @@ pub(in crate::cli) struct Args {
     /// Leave out the ServiceAccount, the Role and the RoleBinding: they are there
     #[arg(long)]
     no_rbac: bool,
-    /// Leave out the admission policy, without which one machine can take another account's
-    /// WorkloadEntries
+    /// Leave out the admission policies, without which one machine can take another account's
+    /// WorkloadEntries, any labels and weight, and make tokens for years
     #[arg(long)]
     no_policy: bool,
 }
@@ -76,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             // What a file says is enough to print.
             (Some(file), true) => {
                 let namespace = args.namespace.as_deref().unwrap_or("default");
-                print(args, &read_group(file, namespace)?)
+                print(args, &read_group(file, namespace)?, &[], true)
             }
             _ => with_cluster(args).await,
         }
@@ -101,14 +100,26 @@ async fn with_cluster(args: &Args) -> Result<(), Failure> {
         }
     };
     if args.dry_run {
-        return print(args, &group);
+        let siblings = operator.siblings(&group).await.map_err(failed)?;
+        let bound = operator.may_bind(&group).await.map_err(failed)?;
+        return print(args, &group, &siblings, bound);
     }
+    let siblings = operator.siblings(&group).await.map_err(failed)?;
+    let bound = operator.may_bind(&group).await.map_err(failed)?;
     let order = args.order(group, api);
-    for manifest in manifests(args, &order.group, &order.machines) {
-        let done = operator.apply(&manifest).await.map_err(failed)?;
+    // Everything that can be found wrong is found before the first object is made.
+    let prepared = operator.prepare(&order).await.map_err(failed)?;
+    let grants =
+        Grants { group: &order.group, siblings: &siblings, machines: &order.machines, bound };
+    let manifests = manifests(args, grants);
+    for manifest in &manifests {
+        operator.check(manifest).await.map_err(failed)?;
+    }
+    for manifest in &manifests {
+        let done = operator.apply(manifest).await.map_err(failed)?;
         screen::say(&format!("{} {done}", paint(Paint::Good, "✓")));
     }
-    let made = operator.bundle(&order).await.map_err(failed)?;
+    let made = operator.bundle(&order, prepared).await.map_err(failed)?;
     if let Err(failure) = write(&args.output, &made.bundle.to_value()) {
         // Nobody has its tokens.
         if let Err(error) = operator.revoke(&made.bundle).await {
@@ -121,11 +132,10 @@ async fn with_cluster(args: &Args) -> Result<(), Failure> {
 }
 
 /// Everything that shall be in the cluster.
-fn manifests(args: &Args, group: &Group, machines: &Machines) -> Vec<Manifest> {
-    let grants = Grants { group, machines };
+fn manifests(args: &Args, grants: Grants<'_>) -> Vec<Manifest> {
     let mut all = Vec::new();
     if args.file.is_some() {
-        all.push(group.manifest());
+        all.push(grants.group.manifest());
     }
     if !args.no_rbac {
         all.push(grants.account());
@@ -141,8 +151,9 @@ fn manifests(args: &Args, group: &Group, machines: &Machines) -> Vec<Manifest> {
     all
 }
 
-fn print(args: &Args, group: &Group) -> Result<(), Failure> {
-    for manifest in manifests(args, group, &args.machines.machines()) {
+fn print(args: &Args, group: &Group, siblings: &[Group], bound: bool) -> Result<(), Failure> {
+    let machines = args.machines.machines();
+    for manifest in manifests(args, Grants { group, siblings, machines: &machines, bound }) {
         screen::out(&format!("---\n{}", yaml(&manifest.body)?.trim_end()))?;
     }
     Ok(())
@@ -151,7 +162,7 @@ fn print(args: &Args, group: &Group) -> Result<(), Failure> {
 fn read_group(file: &Path, namespace: &str) -> Result<Group, Failure> {
     let origin = file.display().to_string();
     let text = fsio::read_text(file, config::MAX_BYTES)
-        .map_err(|error| Problems(vec![Problem::new(&*origin, "", chain(&error))]))?;
+        .map_err(|error| Problems(vec![Problem::new(&*origin, "", error.without_path())]))?;
     let value = config::parse_yaml(&text, &origin).map_err(|problem| Problems(vec![problem]))?;
     Group::from_value(&value, namespace).map_err(|error| {
         Failure::new(Exit::Configuration, anyhow::Error::new(error).context(origin))

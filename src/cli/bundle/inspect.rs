@@ -11,7 +11,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::join::{fresh_bundle, read_bundle};
 use crate::cli::screen;
 use crate::identity::{Claims, Roots};
-use crate::join::{Bundle, BundleMetadata};
+use crate::join::{Bundle, BundleMetadata, Setting, leaves, outside, programs};
 
 /// Arguments of `bundle inspect`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,8 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let bundle = read_bundle(&args.file)?;
+    let hint = "FILE is a bundle that `vm-agent bundle create` made; `-` is standard input";
+    let bundle = read_bundle(&args.file, hint)?;
     let now = clock::system().now();
     let shown = show(&bundle, now);
     if args.json {
@@ -80,8 +81,11 @@ fn show(bundle: &Bundle, now: SystemTime) -> Value {
         });
         (name.to_owned(), shown)
     };
+    let path = |setting: &Setting| setting.path.join(".");
     json!({
         "schema": 1,
+        "refused": outside(&bundle.settings).iter().map(path).collect::<Vec<_>>(),
+        "programs": programs(&Value::Object(bundle.settings.clone())).iter().map(path).collect::<Vec<_>>(),
         "group": group, "namespace": namespace, "created": created, "name_prefix": name_prefix,
         "uses": uses, "secret": secret, "renew_with": renew_with,
         "expired": ended(bundle, now).is_some(),
@@ -116,6 +120,7 @@ fn rows(bundle: &Bundle, shown: &Value) -> Result<(), Failure> {
             row(name, &value)?;
         }
     }
+    others(bundle, &row)?;
     for (name, claims) in tokens(bundle) {
         let end = claims.expires_at.map_or_else(|| "never".to_owned(), rfc3339);
         let over = if text(&format!("/tokens/{name}/expired")) == "true" { " (over)" } else { "" };
@@ -131,6 +136,32 @@ fn rows(bundle: &Bundle, shown: &Value) -> Result<(), Failure> {
             let (hash, end) = (&root.sha256, rfc3339(root.not_after));
             row(name, &format!("{}, until {end}, SHA-256 {hash}", root.subject))?;
         }
+    }
+    Ok(())
+}
+
+/// Settings without a row of their own, those that matter most first.
+fn others(
+    bundle: &Bundle,
+    row: &impl Fn(&str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let shown = |Setting { path, value }: &Setting| format!("{} = {value}", path.join("."));
+    for program in programs(&Value::Object(bundle.settings.clone())) {
+        row("! runs", &format!("{} (vm-agent join --allow-exec)", shown(&program)))?;
+    }
+    let refused = outside(&bundle.settings);
+    for setting in &refused {
+        row("! refused", &format!("{} (not for a bundle to say)", shown(setting)))?;
+    }
+    let has_row = |setting: &Setting| {
+        let at = format!("/settings/{}", setting.path.join("/"));
+        ROWS.iter().any(|(_, row)| {
+            at == *row || at.strip_prefix(row).is_some_and(|rest| rest.starts_with('/'))
+        })
+    };
+    let rest = leaves(&bundle.settings).into_iter();
+    for setting in rest.filter(|setting| !has_row(setting) && !refused.contains(setting)) {
+        row("setting", &shown(&setting))?;
     }
     Ok(())
 }

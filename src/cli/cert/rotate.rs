@@ -96,7 +96,7 @@ fn verdict(before: &Value, now: &Value) -> Verdict {
     if failures(now) == failures(before) {
         return Verdict::Waiting;
     }
-    let exit = exit_of(&json!({"room": "identity", "what": what}));
+    let exit = exit_of(now, &json!({"room": "identity"}));
     let kept = now.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
     let serves = if kept {
         format!("; the old one serves until {}", text(now, "/identity/not_after"))

@@ -31,6 +31,8 @@ pub(super) struct Job<'a> {
 struct Before {
     enabled: bool,
     active: bool,
+    /// Whether the machine was in the mesh.
+    ready: bool,
 }
 
 /// What puts a service back as it was.
@@ -42,9 +44,10 @@ enum Back {
 }
 
 impl Before {
-    fn look(service: &Service) -> Self {
+    fn look(join: &Join<'_>, service: &Service) -> Self {
         let active = service.last_run().is_some_and(|run| run.is_active());
-        Self { enabled: service.is_enabled(), active }
+        let ready = active && status::ask(join.global).is_ok_and(|now| status::is(&now, "/ready"));
+        Self { enabled: service.is_enabled(), active, ready }
     }
 
     /// What has to be done before the files are taken back: nothing must go on trying with them. A
@@ -72,7 +75,7 @@ enum End {
 impl Job<'_> {
     /// Brings the machine into the mesh, or puts everything back. What only takes longer goes on.
     pub(super) async fn run(self, interrupts: &mut Interrupts) -> Result<(), Failure> {
-        let before = Before::look(self.service);
+        let before = Before::look(self.join, self.service);
         let ended = match self.start(before) {
             Ok(old) => {
                 let limit = self.join.args.timeout;
@@ -185,9 +188,13 @@ impl Job<'_> {
             let rules = Capture::new(settings::paths(self.join.global).capture_journal());
             failures.extend(rules.remove().await.err().map(capture::failure));
         }
+        let failed = status::ask(self.join.global).ok().as_ref().and_then(pid);
         layout.undo();
         failures.extend(before.then().iter().filter_map(|step| back(step).err()));
         if failures.is_empty() {
+            if before.ready && !is_back(self.join, failed).await {
+                return progress.undone(NOT_YET);
+            }
             return progress.undone(UNDONE);
         }
         for failure in failures {
@@ -213,10 +220,30 @@ impl Job<'_> {
     }
 }
 
+/// Waits until the machine is in the mesh again, with another agent than the one that failed.
+async fn is_back(join: &Join<'_>, failed: Option<u64>) -> bool {
+    let ready = async {
+        let mut look = interval(LOOK);
+        loop {
+            look.tick().await;
+            join.progress.tick();
+            let now = status::ask(join.global);
+            if now.is_ok_and(|now| pid(&now) != failed && status::is(&now, "/ready")) {
+                return;
+            }
+        }
+    };
+    timeout(BACK_LIMIT, ready).await.is_ok()
+}
+
 fn pid(status: &Value) -> Option<u64> {
     status.pointer("/pid").and_then(Value::as_u64)
 }
 
+/// The agent from before has its certificate and its proxy; this is for a machine under load.
+const BACK_LIMIT: Duration = Duration::from_secs(30);
+const NOT_YET: &str = "the join is undone: files and service are as before, but the machine is not \
+                       ready yet; see `vm-agent status`";
 /// How often systemd is asked about a daemon that does not answer.
 const GLANCE: Duration = Duration::from_millis(300);
 
@@ -227,7 +254,7 @@ mod tests {
     #[test]
     fn a_service_is_put_back_as_it_was() {
         let back = |enabled, active| {
-            let before = Before { enabled, active };
+            let before = Before { enabled, active, ready: active };
             (before.first(), before.then())
         };
         assert_eq!(back(false, false), (vec![Back::Disable, Back::Stop], None));

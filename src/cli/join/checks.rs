@@ -1,5 +1,6 @@
 //! What is checked before anything changes the host.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::kubernetes;
+use super::{kubernetes, proofs};
 use crate::agent::{CapturePlan, Plan, StartError};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
@@ -22,10 +23,11 @@ use crate::config::{Kubernetes, Settings};
 use crate::controlplane::{Dialer, read_roots};
 use crate::credential::{Config, Ladder, LadderError, Source, Token, TokenError};
 use crate::doctor::{is_held, is_locked, needed_ports};
-use crate::envoy::version_of;
+use crate::envoy::{living, version_of};
 use crate::identity::SpiffeId;
 use crate::join::Files;
 use crate::kube::Client;
+use crate::secrets::Source as IdentitySource;
 
 /// What is checked.
 #[derive(Clone, Copy)]
@@ -34,8 +36,13 @@ pub(super) struct Inputs<'a> {
     pub(super) settings: &'a Settings,
     /// The command that makes a fresh bundle; empty without one.
     pub(super) renew_with: &'a str,
+    /// Where the source lies; empty where flags say it all.
+    pub(super) place: &'a str,
     /// Whether this process becomes the daemon.
     pub(super) foreground: bool,
+    /// Whether the machine is in a mesh and serves. Then nothing that works is given up for what
+    /// has not been proved.
+    pub(super) serves: bool,
 }
 
 /// Checks, in the order in which a person would mend them: the credential, the proxy, this host,
@@ -45,10 +52,22 @@ pub(super) async fn all(
     files: &Files,
     progress: &Progress,
 ) -> Result<Option<CapturePlan>, Failure> {
-    let Inputs { global, settings, renew_with, foreground } = *inputs;
+    let Inputs { settings, place, .. } = *inputs;
     let clock = clock::system();
-    let is_good = said(token(settings, files, &clock), inputs, progress)?;
+    let is_good = said(token(settings, files, &clock), inputs, files, progress)?;
     let scratch = Scratch::new(settings, files)?;
+    let examined = Box::pin(examine(inputs, (files, &scratch), is_good, progress)).await;
+    examined.map_err(|failure| scratch.named(failure, place))
+}
+
+async fn examine(
+    inputs: &Inputs<'_>,
+    (files, scratch): (&Files, &Scratch),
+    is_good: bool,
+    progress: &Progress,
+) -> Result<Option<CapturePlan>, Failure> {
+    let Inputs { global, settings, renew_with, foreground, serves, .. } = *inputs;
+    let clock = clock::system();
     kubernetes::check(&scratch.settings, files, renew_with, &clock, progress).await?;
     let mut plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
     let version = version_of(&plan.envoy.binary).await;
@@ -63,13 +82,22 @@ pub(super) async fn all(
     if !again {
         running(&plan)?;
     }
+    let kube = kube_client(&mut plan, &clock)?;
+    let proofs = proofs::Proofs { plan: &plan, kube: kube.as_ref(), clock: &clock, serves };
+    proofs.registration(progress).await?;
     if !is_good {
-        credential(&mut plan, &clock, progress).await?;
+        credential(&plan, kube.as_ref(), &clock, progress).await?;
     }
-    if !again {
-        ports(settings)?;
+    match living(&plan.paths.run_directory()) {
+        // The ports are its own.
+        Some(pid) if !again => {
+            progress.note("proxy", &format!("Envoy of an earlier agent is running, pid {pid}"))
+        }
+        _ if again => {}
+        _ => ports(settings)?,
     }
     control_plane(&plan, &clock, progress).await?;
+    proofs.identity(progress).await?;
     Ok(plan.capture)
 }
 
@@ -108,9 +136,10 @@ fn id(settings: &Settings) -> SpiffeId {
 fn said(
     token: Option<Result<Token, TokenError>>,
     inputs: &Inputs<'_>,
+    files: &Files,
     progress: &Progress,
 ) -> Result<bool, Failure> {
-    let Inputs { settings, renew_with, .. } = *inputs;
+    let Inputs { settings, renew_with, place, .. } = *inputs;
     match token {
         None => Ok(false),
         Some(Ok(token)) => {
@@ -124,9 +153,23 @@ fn said(
             Ok(false)
         }
         Some(Err(error)) => {
-            let hint = "make a new one with `istioctl x workload entry configure` (or `kubectl \
-                        create token`) and run `vm-agent join` again with it";
-            let hint = kubernetes::fresh_bundle(renew_with).unwrap_or_else(|| hint.to_owned());
+            let hint = kubernetes::fresh_bundle(renew_with).unwrap_or_else(|| {
+                let (namespace, audience) =
+                    (&settings.workload.namespace, &settings.credential.audience);
+                let account = &settings.workload.service_account;
+                format!(
+                    "make a new one with `istioctl x workload entry configure` (or `kubectl -n \
+                     {namespace} create token {account} --audience {audience}`) and run `vm-agent \
+                     join` again with it"
+                )
+            });
+            let error = anyhow::Error::new(error);
+            let error = match files.new_token() {
+                Some(_) if !place.is_empty() => {
+                    error.context(format!("the istio-token of {place}"))
+                }
+                _ => error,
+            };
             Err(Failure::new(Exit::Credential, error).hint(hint))
         }
     }
@@ -140,20 +183,35 @@ fn has_other_sources(settings: &Settings) -> bool {
     })
 }
 
+fn kube_client(plan: &mut Plan, clock: &SharedClock) -> Result<Option<Arc<Client>>, Failure> {
+    let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(clock)));
+    let kube = kube.transpose().map_err(|error| start_failure(StartError::Kube(error)))?;
+    Ok(kube.map(Arc::new))
+}
+
 /// The best token that can be had from somebody. A machine without any has its certificate from
 /// elsewhere; somebody who is merely away is waited for.
 async fn credential(
-    plan: &mut Plan,
+    plan: &Plan,
+    kube: Option<&Arc<Client>>,
     clock: &SharedClock,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let kube = plan.kube.take().map(|config| Client::new(config, Arc::clone(clock)));
-    let kube = kube.transpose().map_err(|error| start_failure(StartError::Kube(error)))?;
-    let kube = kube.map(Arc::new);
-    let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(clock));
+    let ladder = Ladder::new(plan.credential.clone(), kube, Arc::clone(clock));
     match ladder.token().await {
         Ok(bearer) => {
             progress.note("credential", &format!("from {}{}", bearer.rung, left(&bearer.token)));
+        }
+        Err(LadderError::None)
+            if matches!(plan.secrets.source, IdentitySource::Istiod)
+                && !plan.paths.identity().exists() =>
+        {
+            let error = anyhow::anyhow!(
+                "there is no token for istiod, and this machine has no certificate yet"
+            );
+            let hint = "`istioctl x workload entry configure` writes istio-token into its \
+                        directory; or name another source below credential";
+            return Err(Failure::new(Exit::Credential, error).hint(hint.to_owned()));
         }
         Err(LadderError::None) => {}
         Err(error) if error.retry() == Retry::Soon => {
@@ -178,7 +236,7 @@ fn left(token: &Token) -> String {
 /// before the checks have passed.
 struct Scratch {
     settings: Settings,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Scratch {
@@ -219,7 +277,27 @@ impl Scratch {
             let token = token.expose_secret().as_bytes();
             fsio::replace(token_file, token, fsio::SECRET).map_err(placed)?;
         }
-        Ok(Self { settings, _directory: directory })
+        Ok(Self { settings, directory })
+    }
+
+    /// A failure that names these copies, with the names that a person knows.
+    fn named(&self, failure: Failure, place: &str) -> Failure {
+        let text = chain(failure.error.as_ref());
+        let inner = self.directory.path().display().to_string();
+        if place.is_empty() || !text.contains(&inner) {
+            return failure;
+        }
+        let is_directory = Path::new(place).is_dir();
+        let name = |text: String, (file, field): (&str, &str)| {
+            let known = if is_directory {
+                format!("{place}/{file}")
+            } else {
+                format!("{field} of {place}")
+            };
+            text.replace(&format!("{inner}/{file}"), &known)
+        };
+        let error = anyhow::anyhow!(COPIES.into_iter().fold(text, name));
+        Failure { error, ..failure }
     }
 }
 
@@ -277,5 +355,12 @@ fn roots(plan: &Plan) -> Result<(), Failure> {
     })
 }
 
+/// The copies of a source's files, and the fields of a bundle that they come from.
+const COPIES: [(&str, &str); 4] = [
+    ("root-cert.pem", "trust.mesh"),
+    ("kube-ca.pem", "trust.kubernetes"),
+    ("istio-token", "credential.istioToken"),
+    ("kube-token", "credential.kubernetesToken"),
+];
 /// A person waits for it.
 const DIAL_LIMIT: Duration = Duration::from_secs(8);

@@ -81,7 +81,7 @@ impl Follower {
                 continue;
             }
             if text(condition, "/retry") != "soon" {
-                let failure = Failure::new(exit_of(condition), anyhow::anyhow!("{what}"));
+                let failure = Failure::new(exit_of(status, condition), anyhow::anyhow!("{what}"));
                 let failure = failure.hint(hint);
                 progress.fail(phase_of(condition), &failure);
                 return Verdict::Failed(failure);

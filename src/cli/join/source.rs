@@ -8,13 +8,12 @@ use zeroize::Zeroizing;
 
 use crate::base::fsio;
 use crate::base::problem::{Problem, Problems};
-use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Overrides;
 use crate::cli::progress::Progress;
 use crate::cli::settings;
 use crate::config::{self, Document, Paths};
-use crate::join::{Bundle, Source, read_directory};
+use crate::join::{Bundle, Setting, Source, outside, programs, read_directory};
 use crate::platform;
 
 /// Reads the source; `None` where flags say it all.
@@ -24,7 +23,9 @@ pub(super) fn read(path: Option<&Path>, progress: &Progress) -> Result<Option<So
         read_directory(path, config::parse_yaml_with_lines)?
     } else {
         let place = place(path);
-        bundle(path)?.into_source(&place)
+        let hint = "SOURCE is a bundle that `vm-agent bundle create` made, or the directory that \
+                    `istioctl x workload entry configure -o DIR` wrote";
+        bundle(path, hint)?.into_source(&place)
     };
     for warning in &source.warnings {
         progress.warn(&warning.to_string(), None);
@@ -33,18 +34,15 @@ pub(super) fn read(path: Option<&Path>, progress: &Progress) -> Result<Option<So
     Ok(Some(source))
 }
 
-/// Reads a bundle; `-` is standard input.
-pub(in crate::cli) fn bundle(path: &Path) -> Result<Bundle, Failure> {
+/// Reads a bundle; `-` is standard input. `hint` says what is wanted where there is no such file.
+pub(in crate::cli) fn bundle(path: &Path, hint: &str) -> Result<Bundle, Failure> {
     let origin = place(path);
     let text = if path == Path::new("-") {
         standard_input(&origin)?
     } else {
         Zeroizing::new(fsio::read_text(path, Bundle::MAX_BYTES).map_err(|error| {
-            let what =
-                if error.is_missing() { "it does not exist".to_owned() } else { chain(&error) };
+            let what = error.without_path();
             let problems = Problems(vec![Problem::new(&*origin, "", what)]);
-            let hint = "SOURCE is a bundle that `vm-agent bundle create` made, or the directory \
-                        that `istioctl x workload entry configure -o DIR` wrote";
             Failure::from(problems).hint(hint.to_owned())
         })?)
     };
@@ -76,6 +74,7 @@ pub(super) fn document(
     paths: &Paths,
     source: Option<&Source>,
     overrides: &Overrides,
+    progress: &Progress,
 ) -> Result<Document, Failure> {
     let mut document = Document::new();
     if let Some(source) = source {
@@ -96,8 +95,73 @@ pub(super) fn document(
         }
     }
     settings::add_environment_and_flags(&mut document, overrides)?;
+    match source {
+        None if text(&document.tree(), "namespace").is_none() => return Err(nothing_to_join()),
+        Some(source) if source.terms.is_none() => {
+            registers_nobody(source, &mut document, progress);
+        }
+        _ => {}
+    }
     check_name(source, &document)?;
     Ok(document)
+}
+
+fn nothing_to_join() -> Failure {
+    let error = anyhow::anyhow!("what shall this machine join?");
+    let hint = "`vm-agent join BUNDLE.yaml` (made by `vm-agent bundle create`) or `vm-agent join \
+                DIRECTORY` (made by `istioctl x workload entry configure`); `vm-agent join --help` \
+                lists the flags that say it all";
+    Failure::new(Exit::Usage, error).hint(hint.to_owned())
+}
+
+/// A directory that was made without `--autoregister`: the WorkloadEntry is somebody else's, as it is
+/// for Istio's own agent.
+fn registers_nobody(source: &Source, document: &mut Document, progress: &Progress) {
+    let tree = document.tree();
+    let mode = tree.pointer("/registration/mode");
+    if text(&tree, "group").is_some() || mode.is_some() {
+        return;
+    }
+    let at = ["registration", "mode"].map(str::to_owned);
+    let origin = format!("{}: no ISTIO_META_AUTO_REGISTER_GROUP", source.place);
+    document.set(&at, "none".into(), &origin);
+    progress.warn(
+        "this machine is not registered: cluster.env names no WorkloadGroup \
+         (ISTIO_META_AUTO_REGISTER_GROUP), so its WorkloadEntry has to be made by hand",
+        None,
+    );
+}
+
+/// Refuses what only the machine itself may say, and programs that nobody has allowed.
+pub(super) fn check(source: &Source, allow_exec: bool) -> Result<(), Failure> {
+    let settings = source.document.as_object();
+    let refused = settings.filter(|_| source.terms.is_some()).map(outside).unwrap_or_default();
+    if !refused.is_empty() {
+        let problem = |Setting { path, .. }: &Setting| {
+            let what = "a bundle may not set this: it is for this machine to say";
+            Problem::new(source.origin(path), path.join("."), what)
+        };
+        let first = refused.first().map(|one| one.path.join(".")).unwrap_or_default();
+        let hint = format!(
+            "look at it with `vm-agent bundle inspect`; where you want it, remove it from the \
+             bundle and add `--set {first}=…` to `vm-agent join`"
+        );
+        let problems = Problems(refused.iter().map(problem).collect());
+        return Err(Failure::from(problems).hint(hint));
+    }
+    let programs = programs(&source.document);
+    if allow_exec || programs.is_empty() {
+        return Ok(());
+    }
+    let problem = |Setting { path, value }: &Setting| {
+        let command = value.get("command").unwrap_or(value);
+        let command: String = command.to_string().chars().take(SHOWN).collect();
+        let what = format!("this machine would run a program for it: {command}");
+        Problem::new(source.origin(path), path.join("."), what)
+    };
+    let problems = Problems(programs.iter().map(problem).collect());
+    let hint = "read the command, and allow it with `vm-agent join --allow-exec`".to_owned();
+    Err(Failure::from(problems).hint(hint))
 }
 
 /// A bundle is for many machines: the name of one that joins again stays, so that its registration
@@ -151,3 +215,6 @@ fn check_name(source: Option<&Source>, document: &Document) -> Result<(), Failur
 fn text<'a>(tree: &'a Value, field: &str) -> Option<&'a str> {
     tree.get("workload")?.get(field)?.as_str()
 }
+
+/// Letters of a command that are shown.
+const SHOWN: usize = 200;

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use crate::agent::{StartError, join_proxy_group, machine};
+use crate::agent::{Outline, StartError, join_proxy_group, known_machine, last_name, outline};
 use crate::base::clock;
+use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Global;
-use crate::cli::run::{make_plan, plan_failure, start_failure};
+use crate::cli::run::{plan_failure, start_failure};
+use crate::cli::settings;
 use crate::config::{RegistrationMode, Settings};
 use crate::kube::Client;
-use crate::registry::{Config, Direct, RemoveError};
+use crate::registry::{Machine, RemoveError, place, remove};
 
 /// Removes the entry in the mode `kubernetes`; in the mode `istiod` it goes with the stream. Says
 /// what has become of it.
-pub(super) async fn remove(
+pub(super) async fn deregister(
     global: &Global,
     settings: &Settings,
 ) -> Result<Option<String>, Failure> {
@@ -26,22 +26,30 @@ pub(super) async fn remove(
         }
         RegistrationMode::Kubernetes => {}
     }
-    // A closed fail policy leaves rules in place, which lead to nobody now.
-    join_proxy_group(settings).map_err(start_failure)?;
+    let paths = settings::paths(global);
+    // A closed fail policy leaves rules in place, which lead to nobody now. Without the proxy's user
+    // there is no group that they exempt; whether they are in the way is for the call to find out.
+    if let Err(error) = join_proxy_group(settings) {
+        tracing::debug!(error = chain(&error), "The proxy's group cannot be taken on.");
+    }
+    let failed = |error| start_failure(StartError::File(error));
+    let Some(kube) = outline::kubernetes(settings).map_err(plan_failure)? else { return Ok(None) };
+    // A machine without an id has no entry that it could tell from others'.
+    let machine = known_machine(&paths).map_err(failed)?.unwrap_or_else(|| Machine::of("unknown"));
     let clock = clock::system();
-    let plan = make_plan(global, settings, &clock).await.map_err(plan_failure)?;
-    let Some(kube) = plan.kube else { return Ok(None) };
     let client = Client::new(kube, Arc::clone(&clock));
     let client = client.map_err(|error| start_failure(StartError::Kube(error)))?;
-    let machine = machine(&plan.paths);
-    let machine = machine.map_err(|error| start_failure(StartError::File(error)))?;
-    let (force, take_over_after) = (plan.registration.force, plan.registration.take_over_after);
-    let record = Some(plan.paths.entry_record());
-    let config = Config { machine, force, take_over_after, record };
-    let entry = format!("{}/{}", plan.workload.id.namespace(), plan.registration.name);
-    let workload = watch::channel(Arc::new(plan.workload)).1;
-    let direct = Direct::new(Arc::new(client), workload, config, clock);
-    match direct.remove().await {
+    let name = match last_name(&paths) {
+        Some(name) => name,
+        None => {
+            let outline = Outline::new(settings, &paths);
+            let found = outline.workload(settings, &paths, &clock).await;
+            found.map_err(plan_failure)?.0.name
+        }
+    };
+    let object = place(settings.workload.namespace.as_str(), &name);
+    let entry = format!("{}/{}", object.namespace, object.name);
+    match remove(&client, &object, &machine).await {
         Ok(()) => Ok(Some(format!("the WorkloadEntry {entry} is removed"))),
         Err(error) => {
             let hint = match &error {

@@ -33,7 +33,13 @@ impl Bundle {
             return Err(one(&format!("it is larger than {} bytes", Self::MAX_BYTES)));
         }
         let (tree, lines) = parse_yaml(text, origin).map_err(|problem| Problems(vec![problem]))?;
-        let Value::Object(mut tree) = tree else { return Err(one(NO_BUNDLE)) };
+        let Value::Object(mut tree) = tree else {
+            return Err(one(&no_bundle(if text.trim().is_empty() {
+                "an empty file"
+            } else {
+                "no map"
+            })));
+        };
         let mut reader = Reader { origin, lines: &lines, problems: Vec::new() };
         if !reader.is_ours(&mut tree) {
             return Err(Problems(reader.problems));
@@ -110,8 +116,10 @@ impl Reader<'_> {
     /// Whether it is a bundle of the version that we know: of another one nothing more can be said.
     fn is_ours(&mut self, tree: &mut Map<String, Value>) -> bool {
         let (version, kind) = (tree.remove("apiVersion"), tree.remove("kind"));
-        if kind.as_ref().and_then(Value::as_str) != Some(KIND) {
-            self.wrong(&["kind"], NO_BUNDLE);
+        let kind = kind.as_ref().and_then(Value::as_str);
+        if kind != Some(KIND) {
+            let found: String = kind.unwrap_or("a file without a kind").chars().take(60).collect();
+            self.wrong(&["kind"], no_bundle(&found));
             return false;
         }
         let found = version.as_ref().and_then(Value::as_str).unwrap_or_default();
@@ -219,4 +227,9 @@ impl Reader<'_> {
     }
 }
 
-const NO_BUNDLE: &str = "this is no join bundle: `vm-agent bundle create` makes one";
+fn no_bundle(found: &str) -> String {
+    format!(
+        "this is no join bundle: found {found}, expected {KIND} of {API_VERSION}, which `vm-agent \
+         bundle create` makes"
+    )
+}

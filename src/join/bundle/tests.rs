@@ -90,7 +90,9 @@ fn every_problem_is_told_at_once_with_its_line_and_without_a_secret() {
 #[test]
 fn another_file_another_version_and_a_part_of_one_are_told_apart() {
     let told = |text: &str| parse(text).unwrap_err().to_string();
-    assert!(told("").contains("no join bundle"));
+    assert!(told("").contains("no join bundle: found an empty file"));
+    let pod = told("apiVersion: v1\nkind: Pod\n");
+    assert!(pod.contains("found Pod, expected JoinBundle of vm-agent.io/v1"), "{pod}");
     assert!(told("- a\n").contains("no join bundle"));
     assert!(told("workload: {name: x}\n").contains("no join bundle"));
     let next = yaml().replace("vm-agent.io/v1", "vm-agent.io/v2");

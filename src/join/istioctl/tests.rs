@@ -8,7 +8,7 @@ const CLUSTER_ENV: &str = "CANONICAL_SERVICE='client'\nISTIO_INBOUND_PORTS='9080
     ISTIO_META_CLUSTER_ID='Kubernetes'\nISTIO_META_DNS_CAPTURE='true'\nISTIO_META_NETWORK=''\n\
     ISTIO_META_POD_PORTS='[{\"name\":\"http\",\"containerPort\":9080,\"protocol\":\"\"}]'\n\
     ISTIO_META_WORKLOAD_NAME='client'\nISTIO_NAMESPACE='vms'\nPOD_NAMESPACE='vms'\n\
-    SERVICE_ACCOUNT='client'\nTRUST_DOMAIN='cluster.local'\n";
+    SERVICE_ACCOUNT='client'\nISTIO_SERVICE_CIDR='*'\nTRUST_DOMAIN='cluster.local'\n";
 const MESH: &str = r#"{
 "defaultConfig": {
   "discoveryAddress": "istiod.istio-system.svc:15012",
@@ -115,10 +115,14 @@ fn a_missing_empty_or_broken_file_is_named_with_its_line() {
         let problems = bed.read().unwrap_err().to_string();
         assert!(problems.contains(words), "{problems} / {words}");
     }
-    let empty = tempfile::tempdir().unwrap();
-    let problems =
-        read_directory(empty.path(), |_, _| Ok((Value::Null, BTreeMap::new()))).unwrap_err();
-    assert_eq!(problems.0.len(), 3, "{problems}");
+    let none = |_: &str, _: &str| Ok((Value::Null, BTreeMap::new()));
+    let other = tempfile::tempdir().unwrap();
+    let told = || read_directory(other.path(), none).unwrap_err().to_string();
+    assert!(told().ends_with("it has no cluster.env, mesh.yaml, root-cert.pem; it holds nothing"));
+    std::fs::write(other.path().join("notes"), "").unwrap();
+    assert!(told().ends_with("it holds \"notes\""), "{}", told());
+    std::fs::write(other.path().join("mesh.yaml"), "").unwrap();
+    assert!(told().contains("cluster.env: it does not exist"), "{}", told());
 }
 
 #[test]
@@ -238,7 +242,7 @@ fn a_value_of_the_wrong_form_is_told_with_its_line() {
         bed.append("cluster.env", &format!("{line}\n"));
         bed.read().expect_err(line);
         let told = bed.told();
-        assert!(told.starts_with("cluster.env:14: ") && told.contains(words), "{line}: {told}");
+        assert!(told.starts_with("cluster.env:15: ") && told.contains(words), "{line}: {told}");
     }
 }
 
@@ -323,6 +327,165 @@ fn the_hosts_file_gives_the_address_to_dial() {
 }
 
 #[test]
+fn without_lists_of_what_to_redirect_nothing_is_as_by_istios_script() {
+    let capture = |lines: &str| {
+        let bed = Bed::new();
+        bed.write("cluster.env", &CLUSTER_ENV.replace("ISTIO_INBOUND_PORTS='9080'\n", lines));
+        let source = bed.read().unwrap();
+        (source.document["capture"].clone(), bed.told())
+    };
+    let (usual, told) = capture("ISTIO_INBOUND_PORTS='9080'\n");
+    assert_eq!((&usual["inboundPorts"], &usual["outboundRanges"]), (&json!("9080"), &json!("*")));
+    assert_eq!(told, "");
+    let (empty, told) = capture("ISTIO_INBOUND_PORTS=''\n");
+    assert_eq!((&empty["inboundPorts"], told.as_str()), (&json!(""), ""));
+    let (absent, told) = capture("");
+    assert_eq!(absent["inboundPorts"], json!(""));
+    assert!(
+        told.starts_with("cluster.env: ISTIO_INBOUND_PORTS: it is not set: no inbound"),
+        "{told}"
+    );
+    let bed = Bed::new();
+    bed.write("cluster.env", &CLUSTER_ENV.replace("ISTIO_SERVICE_CIDR='*'\n", ""));
+    assert_eq!(bed.read().unwrap().document["capture"]["outboundRanges"], json!(""));
+    assert!(bed.told().contains("no outbound connection is redirected"), "{}", bed.told());
+}
+
+#[test]
+fn an_interception_mode_changes_the_rules_wherever_it_stands() {
+    let read = |environment: &str, mesh: &str| {
+        let bed = Bed::new();
+        bed.append("cluster.env", environment);
+        bed.write("mesh.yaml", &MESH.replace("  \"discovery", &format!("{mesh}  \"discovery")));
+        let source = bed.read().unwrap();
+        let at = |path: &str| source.document.pointer(path).cloned().unwrap_or_default();
+        let told = bed.told();
+        (
+            [
+                at("/capture/mode"),
+                at("/capture/interception"),
+                at("/mesh/metadata/UNPRIVILEGED_POD"),
+            ],
+            told,
+        )
+    };
+    let none = [json!("none"), Value::Null, json!("true")];
+    let (by_variable, told) = read("ISTIO_META_INTERCEPTION_MODE=NONE\n", "");
+    assert_eq!(by_variable, none);
+    assert!(
+        told.contains("ISTIO_META_INTERCEPTION_MODE: NONE: no traffic is redirected"),
+        "{told}"
+    );
+    let (by_field, told) = read("", "  \"interceptionMode\": \"NONE\",\n");
+    assert_eq!(by_field, none);
+    assert!(told.starts_with("mesh.yaml:3: interceptionMode: NONE"), "{told}");
+    let unprivileged = "ISTIO_META_INTERCEPTION_MODE=NONE\nISTIO_META_UNPRIVILEGED_POD=false\n";
+    assert_eq!(read(unprivileged, "").0[2], json!("false"), "what is said counts");
+    let (tproxy, told) = read("", "  \"interceptionMode\": \"TPROXY\",\n");
+    assert_eq!((tproxy, told.as_str()), ([Value::Null, json!("tproxy"), Value::Null], ""));
+    let (said, _) =
+        read("ISTIO_INBOUND_INTERCEPTION_MODE=REDIRECT\n", "  \"interceptionMode\": \"TPROXY\",\n");
+    assert_eq!(said[1], json!("REDIRECT"));
+    let (own_rules, told) = read("ISTIO_CUSTOM_IP_TABLES=true\n", "");
+    assert_eq!((&own_rules[0], told.as_str()), (&json!("none"), ""));
+}
+
+#[test]
+fn a_sidecar_env_is_read_before_cluster_env() {
+    let bed = Bed::new();
+    bed.write("cluster.env", &CLUSTER_ENV.replace("ISTIO_META_AUTO_REGISTER_GROUP='client'\n", ""));
+    assert_eq!(bed.read().unwrap().document["workload"].get("group"), None);
+    bed.write(
+        "sidecar.env",
+        "ISTIO_META_AUTO_REGISTER_GROUP=client\nISTIO_LOCAL_EXCLUDE_PORTS=22,9999\nSECRET_TTL=12h0m0s\n\
+         ISTIO_META_NETWORK=other\n",
+    );
+    let source = bed.read().unwrap();
+    let at = |path: &str| source.document.pointer(path).cloned();
+    assert_eq!(at("/workload/group"), Some(json!("client")));
+    assert_eq!(at("/capture/excludeInboundPorts"), Some(json!("22,9999")));
+    assert_eq!(at("/identity/ttl"), Some(json!("12h0m0s")));
+    assert_eq!(at("/workload/network"), None, "cluster.env has an empty one");
+    let origin = source.origin(&["identity", "ttl"].map(str::to_owned));
+    assert!(origin.ends_with("/sidecar.env:3"), "{origin}");
+    assert_eq!(bed.told(), "");
+}
+
+#[test]
+fn flags_of_istios_agent_become_settings() {
+    let read = |flags: &str| {
+        let bed = Bed::new();
+        bed.append("cluster.env", &format!("ISTIO_AGENT_FLAGS=\"{flags}\"\n"));
+        (bed.read().map(|source| source.document).unwrap_or_default(), bed.told())
+    };
+    let (document, told) =
+        read("--log_output_level=dns:debug --proxyLogLevel=debug --concurrency=1");
+    assert_eq!(document["proxy"], json!({"logLevel": "debug", "concurrency": 1}));
+    assert!(told.contains("--log_output_level=dns:debug: vm-agent has one level"), "{told}");
+    let (document, told) = read(
+        "--log_output_level default:debug --log_as_json --proxyComponentLogLevel upstream:trace --domain a.b",
+    );
+    assert_eq!(document["log"], json!({"format": "json", "level": "debug"}));
+    assert_eq!(document["proxy"]["logLevel"], "warning,upstream:trace");
+    assert_eq!((&document["dns"]["domain"], told.as_str()), (&json!("a.b"), ""));
+    for (flags, words) in [
+        ("--stsPort=1", "--stsPort: it has no meaning for vm-agent"),
+        ("--templateFile=/x", "--templateFile=/x: vm-agent cannot do this"),
+        ("--concurrency=many", "--concurrency: found \"many\""),
+        ("--log_output_level=loud", "found \"loud\", expected a level"),
+        ("proxy", "found \"proxy\", expected flags"),
+    ] {
+        let (_, told) = read(flags);
+        assert!(
+            told.starts_with("cluster.env:15: ISTIO_AGENT_FLAGS: ") && told.contains(words),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn certificates_that_others_keep_are_followed() {
+    let bed = Bed::new();
+    bed.append(
+        "cluster.env",
+        "FILE_MOUNTED_CERTS=true\nISTIO_META_TLS_CLIENT_KEY=/k/key.pem\nPROV_CERT=''\n",
+    );
+    std::fs::remove_file(bed.0.path().join("istio-token")).unwrap();
+    let source = bed.read().unwrap();
+    assert_eq!(
+        source.document["identity"],
+        json!({"source": "files", "files": {
+        "certFile": "/etc/certs/cert-chain.pem", "keyFile": "/k/key.pem",
+        "rootFile": "/etc/certs/root-cert.pem"}})
+    );
+    assert_eq!((source.token.is_none(), bed.told().as_str()), (true, ""));
+}
+
+#[test]
+fn what_changes_traffic_or_identity_and_is_not_done_is_said() {
+    for (field, words) in [
+        ("tracing", "use the Telemetry API"),
+        ("statsdUdpAddress", "/stats/prometheus"),
+        ("envoyAccessLogService", "use the Telemetry API"),
+    ] {
+        let bed = Bed::new();
+        let with = format!("  \"{field}\": {{\"a\": 1}},\n  \"discovery");
+        bed.write("mesh.yaml", &MESH.replace("  \"discovery", &with));
+        let told = bed.told();
+        assert!(
+            told.starts_with(&format!("mesh.yaml:3: {field}: ")) && told.contains(words),
+            "{told}"
+        );
+    }
+    for line in ["CA_PROVIDER=GoogleCA", "DISABLE_ENVOY=true", "XDS_ROOT_CA=/x"] {
+        let bed = Bed::new();
+        bed.append("cluster.env", &format!("{line}\n"));
+        bed.read().expect_err(line);
+        assert!(bed.told().contains("which vm-agent does not do"), "{line}: {}", bed.told());
+    }
+}
+
+#[test]
 fn an_unknown_variable_is_a_warning() {
     let bed = Bed::new();
     bed.write("cluster.env", &format!("{CLUSTER_ENV}NO_SUCH_THING=1\n"));
@@ -331,7 +494,7 @@ fn an_unknown_variable_is_a_warning() {
     bed.write("cluster.env", &format!("{CLUSTER_ENV}ISTIO_CP_AUTH=NONE\nCA_PROVIDER=Citadel\n"));
     assert_eq!(
         bed.told(),
-        "cluster.env:14: ISTIO_CP_AUTH: vm-agent always does what \"MUTUAL_TLS\" means; \"NONE\" is ignored"
+        "cluster.env:15: ISTIO_CP_AUTH: vm-agent always does what \"MUTUAL_TLS\" means; \"NONE\" is ignored"
     );
 }
 

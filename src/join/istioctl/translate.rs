@@ -9,14 +9,14 @@ use super::{CONFIG, Fact, Facts, Reader, keys};
 
 /// Settings, and where each stands.
 #[derive(Default)]
-struct Settings {
+pub(super) struct Settings {
     tree: Map<String, Value>,
     origins: BTreeMap<Vec<String>, String>,
 }
 
 impl Settings {
     /// Sets one; an empty text, list or map says nothing.
-    fn put(&mut self, section: &str, name: &str, value: Value, origin: &str) {
+    pub(super) fn put(&mut self, section: &str, name: &str, value: Value, origin: &str) {
         if value.is_null() || value == "" || value == json!({}) || value == json!([]) {
             return;
         }
@@ -25,6 +25,28 @@ impl Settings {
             map.insert(name.to_owned(), value);
         }
         self.origins.insert(vec![section.to_owned(), name.to_owned()], origin.to_owned());
+    }
+
+    /// Sets a list to nothing at all, which is another thing than leaving it out.
+    pub(super) fn put_empty(&mut self, section: &str, name: &str, origin: &str) {
+        if let Some(Value::Object(map)) = self.tree.get_mut(section) {
+            map.insert(name.to_owned(), json!(""));
+        } else {
+            self.tree.insert(section.to_owned(), json!({ (name): "" }));
+        }
+        self.origins.insert(vec![section.to_owned(), name.to_owned()], origin.to_owned());
+    }
+
+    /// Adds a metadatum of Envoy's node to those that are there.
+    pub(super) fn put_metadata(&mut self, name: &str, value: &str, origin: &str) {
+        let mesh = self.tree.entry("mesh").or_insert_with(|| json!({}));
+        let metadata =
+            mesh.as_object_mut().map(|mesh| mesh.entry("metadata").or_insert_with(|| json!({})));
+        if let Some(Value::Object(metadata)) = metadata {
+            metadata.insert(name.to_owned(), json!(value));
+            let path = ["mesh", "metadata", name].map(str::to_owned).to_vec();
+            self.origins.insert(path, origin.to_owned());
+        }
     }
 
     fn put_fact(&mut self, section: &str, name: &str, fact: Option<&Fact>) {
@@ -46,7 +68,9 @@ impl Reader<'_> {
         self.mesh_settings(facts, hosts, &mut settings);
         self.identity(facts, &mut settings);
         self.proxy(facts, &mut settings);
-        capture(facts, &mut settings);
+        self.capture(facts, &mut settings);
+        self.agent_flags(facts, &mut settings);
+        self.unsupported(facts);
         (Value::Object(settings.tree), settings.origins)
     }
 
@@ -179,6 +203,7 @@ impl Reader<'_> {
 
     fn identity(&mut self, facts: &Facts, settings: &mut Settings) {
         let fact = |name: &str| facts.variables.get(name).filter(|fact| !fact.value.is_empty());
+        certificate_files(facts, settings);
         settings.put_fact("identity", "ttl", fact("SECRET_TTL"));
         // Istio's own place is relative and holds what only its agent reads.
         let export = fact("OUTPUT_CERTS").filter(|fact| fact.value.starts_with('/'));
@@ -222,6 +247,8 @@ impl Reader<'_> {
     }
 
     fn proxy(&mut self, facts: &Facts, settings: &mut Settings) {
+        let user = facts.variables.get("EXEC_USER").filter(|fact| !fact.value.is_empty());
+        settings.put_fact("proxy", "user", user);
         let name = "ISTIO_CPU_LIMIT";
         let said = facts.proxy_config.contains_key("concurrency");
         let Some(fact) = facts.variables.get(name).filter(|fact| !said && !fact.value.is_empty())
@@ -239,25 +266,32 @@ impl Reader<'_> {
     }
 }
 
-/// What Istio's scripts give their rules (`tools/packaging/common/istio-start.sh`,
-/// `tools/istio-iptables`). Empty lists mean something there: nothing at all.
-fn capture(facts: &Facts, settings: &mut Settings) {
-    for (variable, section, setting) in keys::CAPTURE {
-        let Some(fact) = facts.variables.get(variable) else { continue };
-        let value = match fact.value.as_str() {
-            "true" => json!(true),
-            "false" => json!(false),
-            "" => continue,
-            text => json!(text),
-        };
-        settings.put(section, setting, value, &fact.origin);
+/// With `FILE_MOUNTED_CERTS` others keep the certificate (Istio `pkg/istio-agent/agent.go`).
+fn certificate_files(facts: &Facts, settings: &mut Settings) {
+    let name = "FILE_MOUNTED_CERTS";
+    let Some(wanted) = facts.variables.get(name).filter(|fact| is_true(&fact.value)) else {
+        return;
+    };
+    settings.put("identity", "source", json!("files"), &wanted.origin);
+    let mut files = Map::new();
+    for (setting, variable, usual) in [
+        ("certFile", "ISTIO_META_TLS_CLIENT_CERT_CHAIN", "/etc/certs/cert-chain.pem"),
+        ("keyFile", "ISTIO_META_TLS_CLIENT_KEY", "/etc/certs/key.pem"),
+        ("rootFile", "ISTIO_META_TLS_CLIENT_ROOT_CERT", "/etc/certs/root-cert.pem"),
+    ] {
+        let fact = facts.variables.get(variable).filter(|fact| !fact.value.is_empty());
+        let path = fact.map_or(usual, |fact| fact.value.as_str());
+        files.insert(setting.to_owned(), json!(path));
+        let origin = fact.map_or(&wanted.origin, |fact| &fact.origin);
+        let at = ["identity", "files", setting].map(str::to_owned).to_vec();
+        settings.origins.insert(at, origin.clone());
     }
-    for (variable, meant, section, setting, value) in keys::SWITCHES {
-        if let Some(fact) = facts.variables.get(variable).filter(|fact| fact.value == meant) {
-            let value = if value == "false" { json!(false) } else { json!(value) };
-            settings.put(section, setting, value, &fact.origin);
-        }
-    }
+    settings.put("identity", "files", Value::Object(files), &wanted.origin);
+}
+
+/// As Go's `strconv.ParseBool` reads it.
+fn is_true(text: &str) -> bool {
+    ["1", "t", "T", "TRUE", "true", "True"].contains(&text)
 }
 
 /// istiod, as Istio's start script finds it: the variables that name it, else the ProxyConfig.

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Document, Paths, load, parse_yaml};
 use crate::identity::Roots;
+use crate::operator::group::{CANONICAL_NAME, CANONICAL_REVISION};
 use crate::operator::{Group, Istio, Machines};
 
 fn roots() -> Roots {
@@ -60,7 +61,7 @@ fn a_machine_learns_all_that_the_group_and_the_mesh_say() {
     let mesh = mesh(
         json!({"meshId": "m", "proxyMetadata": {"A": "mesh", "B": "mesh", "SECRET_TTL": "2h"}}),
     );
-    let tree = Value::Object(settings(&order, &mesh, parse_yaml).unwrap());
+    let tree = Value::Object(settings(&order, &mesh, parse_yaml, &mut Vec::new()).unwrap());
     let expected = json!({
         "name": "vm1", "namespace": "vms", "serviceAccount": "d", "group": "details",
         "labels": {"app": "details", "version": "v1", CANONICAL_NAME: "details", CANONICAL_REVISION: "v1"},
@@ -101,7 +102,7 @@ fn a_group_that_says_little_is_enough() {
     let mut order = order(&least, Registration::Istiod);
     order.machines.name = None;
     let mesh = Mesh { gateway: None, ..mesh(json!({})) };
-    let tree = Value::Object(settings(&order, &mesh, parse_yaml).unwrap());
+    let tree = Value::Object(settings(&order, &mesh, parse_yaml, &mut Vec::new()).unwrap());
     assert_eq!(tree["workload"]["serviceAccount"], "default");
     assert_eq!(
         tree["workload"]["labels"],
@@ -112,6 +113,6 @@ fn a_group_that_says_little_is_enough() {
     let mut odd = least;
     odd["metadata"]["annotations"] = json!({"proxy.istio.io/config": "["});
     order.group = Group::from_value(&odd, "vms").unwrap();
-    let told = settings(&order, &mesh, parse_yaml).unwrap_err().to_string();
+    let told = settings(&order, &mesh, parse_yaml, &mut Vec::new()).unwrap_err().to_string();
     assert!(told.contains("WorkloadGroup vms/g: annotation proxy.istio.io/config"), "{told}");
 }

@@ -70,6 +70,13 @@ pub(super) struct MachineArgs {
     /// How many machines the bundle is meant for. A note: Kubernetes cannot count
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     uses: Option<u64>,
+    /// A label key, besides those of the WorkloadGroup, that machines set as they like; may be given
+    /// more than once
+    #[arg(long, value_name = "KEY")]
+    allow_label: Vec<String>,
+    /// Let machines register a host name in the place of an IP address
+    #[arg(long)]
+    allow_host_names: bool,
 }
 
 impl MachineArgs {
@@ -82,6 +89,13 @@ impl MachineArgs {
             return wrong(
                 "--name-prefix: expected a-z, 0-9, '-' and '.', as names in Kubernetes have",
             );
+        }
+        let is_wrong = |key: &&String| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+            key.is_empty() || !key.bytes().all(fits)
+        };
+        if let Some(key) = self.allow_label.iter().find(is_wrong) {
+            return wrong(&format!("--allow-label: {key:?} is no label key"));
         }
         match (&self.name, self.uses) {
             (None, Some(1)) => wrong("--uses 1 needs --name: the name of the one machine"),
@@ -97,7 +111,13 @@ impl MachineArgs {
 
     pub(super) fn machines(&self) -> Machines {
         let uses = self.uses.or_else(|| self.name.as_ref().map(|_| 1));
-        Machines { name: self.name.clone(), name_prefix: self.name_prefix.clone(), uses }
+        Machines {
+            name: self.name.clone(),
+            name_prefix: self.name_prefix.clone(),
+            uses,
+            free_labels: self.allow_label.clone(),
+            host_names: self.allow_host_names,
+        }
     }
 }
 
@@ -176,7 +196,14 @@ impl Args {
                 words.push_str(&format!(" {flag} {}", quoted(&value)));
             }
         }
-        for (flag, given) in [("--no-rbac", self.no_rbac), ("--no-policy", self.no_policy)] {
+        for key in &self.machines.allow_label {
+            words.push_str(&format!(" --allow-label {}", quoted(key)));
+        }
+        for (flag, given) in [
+            ("--allow-host-names", self.machines.allow_host_names),
+            ("--no-rbac", self.no_rbac),
+            ("--no-policy", self.no_policy),
+        ] {
             if given {
                 words.push(' ');
                 words.push_str(flag);
@@ -221,7 +248,15 @@ mod tests {
         let usual = "vm-agent bundle create g -n vms";
         assert_eq!(again(&[]), format!("{usual} -o bundle.yaml"));
         let flags = ["--gateway", "lb.example.com", "--name-prefix", "edge-", "--uses", "5"];
-        let more = ["--ttl", "48h", "--no-rbac", "--no-policy"];
+        let more = [
+            "--ttl",
+            "48h",
+            "--allow-label",
+            "zone",
+            "--allow-host-names",
+            "--no-rbac",
+            "--no-policy",
+        ];
         let given = again(&[&flags[..], &more[..]].concat()).replace("172800s", "48h");
         assert_eq!(given, format!("{usual} {} {} -o bundle.yaml", flags.join(" "), more.join(" ")));
     }
