@@ -3,13 +3,16 @@
 //! The list of files is closed; a new one needs a decision record.
 
 pub mod backoff;
+pub mod cidr;
 pub mod clock;
 pub mod fsio;
 pub mod net;
 pub mod page;
 pub mod passing;
+pub mod printable;
 pub mod problem;
 pub mod program;
+pub mod redact;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;

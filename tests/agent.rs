@@ -19,6 +19,8 @@ use serde_json::json;
 use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
+#[path = "agent/hostile.rs"]
+mod hostile;
 #[path = "agent/pages.rs"]
 mod pages;
 #[path = "agent/sources.rs"]

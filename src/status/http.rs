@@ -85,7 +85,7 @@ async fn snapshot(
     if let Err(refusal) = pages.may_see_status(peer, &headers) {
         return refusal.into_response();
     }
-    ([(header::CACHE_CONTROL, "no-store")], Json(pages.desk.board.snapshot())).into_response()
+    ([(header::CACHE_CONTROL, "no-store")], Json(pages.desk.board.shown())).into_response()
 }
 
 impl Pages {
