@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/peers)
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/tools
 ARGS ?=
 # The tiers of `make test`, the quick ones first.
 TIERS = check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm
@@ -27,11 +28,13 @@ test: ## Run all tiers, also after one has failed; peers are fetched and built a
 tiers:
 	@echo $(TIERS)
 
-check: ## Formatting and lints
+check: ## Formatting, lints, and what the dependencies may be
 	@echo "== tier: check"
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --features devmesh -- -D warnings
 	$(CARGO) clippy --locked -- -D warnings
+	@[ -x $(TOOLS)/bin/cargo-deny ] || $(CARGO) install --locked --debug --root $(TOOLS) cargo-deny@0.20.2
+	$(TOOLS)/bin/cargo-deny --locked check licenses bans sources
 
 test-unit: ## Unit tests, the architecture's rules, fresh generated code
 	@echo "== tier: unit"
@@ -86,8 +89,8 @@ bench-names: root peers build ## DNS answers beside the real pilot-agent's (root
 	python3 benches/names.py $(ARGS)
 
 fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
-	cd fuzz && for target in dns_packet name_table probe_answer capture_rules token_claims facts workload_api join_bundle; do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(ARGS),600) || exit 1; done
+	cd fuzz && for target in fuzz_targets/*.rs; do \
+		$(CARGO) +nightly fuzz run $$(basename $$target .rs) -- -max_total_time=$(or $(ARGS),600) || exit 1; done
 
 gen: ## Make the generated protocol code and the configuration reference again
 	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap

@@ -8,7 +8,6 @@
 //! local resolver is not taken for a call of the proxy to itself.
 
 mod apply;
-mod cidr;
 mod diagnose;
 mod host;
 mod interface;
@@ -28,7 +27,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use apply::{Applied, ApplyError, Capture, Found, Removed};
-pub use cidr::Cidr;
 pub use host::{HostFacts, host_facts, nameservers, nft_is_installed};
 pub use interface::parse_interface;
 pub use keeper::{CapturePhase, CaptureState, FailPolicy, Keeper};
@@ -41,6 +39,8 @@ pub use sockets::SocketOrder;
 pub use tool::ToolError;
 
 use serde::Serialize;
+
+pub use crate::base::cidr::Cidr;
 
 /// What is to be redirected, with every fact about the host already in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

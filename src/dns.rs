@@ -10,11 +10,14 @@
 
 mod answer;
 mod cache;
+mod clients;
 mod exchange;
 mod forward;
 mod probe;
 mod resolvers;
+mod serve;
 mod server;
+mod shares;
 mod state;
 mod table;
 
@@ -22,8 +25,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::cidr::Cidr;
+
 pub use answer::{Question, Reply, Transport, answer_packet};
 pub use probe::{Heard, probe};
+pub use resolvers::parse as parse_resolv_conf;
 pub use server::{Doors, Handle, KeptDoor, OpenError, Server};
 pub use state::DnsState;
 pub use table::Table;
@@ -33,6 +39,8 @@ pub use table::Table;
 pub struct Config {
     /// Where queries arrive, by UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// The addresses that are answered beside this machine's own.
+    pub allow_from: Vec<Cidr>,
     /// Who answers for names that the mesh does not have.
     pub upstreams: Upstreams,
     /// The domain of the workload in its cluster, such as `vms.svc.cluster.local`.

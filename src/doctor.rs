@@ -13,16 +13,15 @@ mod line;
 mod order;
 mod parcel;
 mod proxy;
-mod redact;
 mod token;
 mod traffic;
 
+pub use crate::base::redact::redacted;
 pub use cluster::{VERBS, forbidden_hint, forbidden_words, may_write_entries};
 pub use finding::{Blame, Finding, Id, State};
 pub use host::{is_held, is_locked, needed_ports};
 pub use order::{Report, SCHEMA};
 pub use parcel::{Parcel, Proxied, pages};
-pub use redact::redacted;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

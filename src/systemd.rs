@@ -13,6 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, interval, timeout};
 
+use crate::base::printable;
+
 pub use job::{Job, JobError, job};
 pub use store::Kept;
 
@@ -30,7 +32,7 @@ impl ServiceManager {
     /// Says that the agent is ready, with one line about its state (sd_notify(3), `READY=1`). Said
     /// again, it ends what [`Self::reloading`] began.
     pub fn ready(self, status: &str) {
-        self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.send(&[NotifyState::Ready, NotifyState::Status(&printable::message(status))]);
     }
 
     /// Says that the configuration is being read again (`RELOADING=1`).
@@ -43,12 +45,12 @@ impl ServiceManager {
 
     /// Tells the service manager's status line (`STATUS=`).
     pub fn status(self, status: &str) {
-        self.send(&[NotifyState::Status(status)]);
+        self.send(&[NotifyState::Status(&printable::message(status))]);
     }
 
     /// Says that the agent is on its way out (`STOPPING=1`).
     pub fn stopping(self, status: &str) {
-        self.send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+        self.send(&[NotifyState::Stopping, NotifyState::Status(&printable::message(status))]);
     }
 
     /// Says that the agent is alive (`WATCHDOG=1`). Call it only after every critical task beat.

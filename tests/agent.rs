@@ -21,6 +21,8 @@ use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServic
 
 #[path = "agent/guard.rs"]
 mod guard;
+#[path = "agent/hostile.rs"]
+mod hostile;
 #[path = "agent/pages.rs"]
 mod pages;
 #[path = "agent/sources.rs"]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::printable;
+
 /// One thing wrong with a setting. All problems of one run are reported together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -27,11 +29,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
+        write!(f, "{}: ", printable::line(&self.origin))?;
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", printable::line(&self.field))?;
         }
-        f.write_str(&self.what)
+        f.write_str(&printable::message(&self.what))
     }
 }
 

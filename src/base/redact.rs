@@ -1,73 +1,135 @@
-//! Excerpts of text that a peer wrote, such as Envoy's reason for rejecting a configuration. An
-//! excerpt is one line of bounded length, without control characters and without values that may be
-//! secrets. This module never decides where an excerpt is shown.
+//! What is a secret, in one list for all that is shown: names of settings, variables and headers whose
+//! values are secrets, and texts that are secrets wherever they are: private keys, tokens, passwords in
+//! URLs, credentials of the HTTP `Authorization` header.
 
-/// An excerpt of at most `limit` characters.
-///
-/// Envoy quotes the configuration that it rejects, as text or JSON form of protobuf, and that
-/// configuration may hold credentials (a WasmPlugin's pull secret is an environment variable of its
-/// virtual machine). So the value of a quoted field is kept only if the field is known to hold a
-/// name or a place ([`HARMLESS`]), and long random words are masked everywhere.
+use serde_json::Value;
+
+/// What stands for a secret that is not shown.
+pub const MASKED: &str = "(masked)";
+
+/// Whether the value of something with this name is a secret: `API_KEY`, `accessToken`,
+/// `X-Auth-Token`, `Cookie`. One that names a file or a path does not hold the secret itself.
 #[must_use]
-pub fn excerpt(text: &str, limit: usize) -> String {
+pub fn is_secret_name(name: &str) -> bool {
+    let letters = name.chars().filter(char::is_ascii_alphanumeric);
+    let plain: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
+    let names_file = PLACES.iter().any(|place| plain.ends_with(place));
+    !names_file
+        && (plain.ends_with("key") || plain == "auth" || SECRETS.iter().any(|s| plain.contains(s)))
+}
+
+/// The text without private keys (RFC 7468), JSON Web Tokens (RFC 7519), passwords in URLs (RFC 3986
+/// section 3.2.1) and credentials of HTTP authentication schemes (RFC 9110 section 11.4).
+#[must_use]
+pub fn redacted(text: &str) -> String {
+    without_credentials(&without_passwords(&without_tokens(&without_keys(text))))
+}
+
+/// `https://user:password@host` without what stands before the `@`.
+#[must_use]
+pub fn without_passwords(text: &str) -> String {
     let mut kept = String::new();
-    let mut rest = text.trim();
-    while let Some(start) = rest.find('"') {
-        let (before, literal) = rest.split_at(start);
-        kept.push_str(&without_secrets(before));
-        let (literal, after) = literal.split_at(literal_length(literal));
-        let is_field_name = after.trim_start().starts_with(':');
-        if is_field_name || is_harmless(&kept) {
-            kept.push_str(&without_secrets(literal));
-        } else {
-            kept.push_str(MASKED_LITERAL);
+    let mut rest = text;
+    while let Some(mark) = rest.find(SCHEME_END) {
+        let (scheme, after) = rest.split_at(mark.saturating_add(SCHEME_END.len()));
+        kept.push_str(scheme);
+        // The last `@` of the authority, which no sensible text has spaces in.
+        let end = after.find(|c: char| "/?#\"'<>".contains(c) || c.is_whitespace());
+        let (authority, tail) = after.split_at(end.unwrap_or(after.len()));
+        match authority.rfind('@') {
+            Some(at) => {
+                kept.push_str(MASKED);
+                kept.push_str(authority.get(at..).unwrap_or_default());
+            }
+            None => kept.push_str(authority),
         }
-        rest = after;
-        // The rest would be cut anyway, and the text may have megabytes.
-        if kept.len() > limit.saturating_mul(WIDEST) {
-            break;
-        }
+        rest = tail;
     }
-    kept.push_str(&without_secrets(rest));
-    shortened(&printable(&kept), limit)
+    kept.push_str(rest);
+    kept
 }
 
-/// The length in bytes of the quoted literal at the start of `text`; one without an end is all of it.
-fn literal_length(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, letter) in text.char_indices().skip(1) {
-        match letter {
-            '"' if !escaped => return at.saturating_add(1),
-            '\\' => escaped = !escaped,
-            _ => escaped = false,
-        }
+/// `Basic …` and `Bearer …` without what follows.
+fn without_credentials(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((mark, scheme)) = first_scheme(rest) {
+        let (before, after) = rest.split_at(mark.saturating_add(scheme));
+        kept.push_str(before);
+        let end = after.find(|c: char| !is_credential(c)).unwrap_or(after.len());
+        let (credential, tail) = after.split_at(end);
+        // A word of a sentence is shorter than any credential.
+        kept.push_str(if credential.len() >= CREDENTIAL { MASKED } else { credential });
+        rest = tail;
     }
-    text.len()
+    kept.push_str(rest);
+    kept
 }
 
-/// Whether a literal that follows `before` may be shown: the value of a harmless field, or a word
-/// that is quoted in a sentence.
-fn is_harmless(before: &str) -> bool {
-    let before = before.trim_end();
-    if let Some(field) = before.strip_suffix(':') {
-        let field = field.trim_end().trim_end_matches('"');
-        let start = field.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '@');
-        let name = start.map_or(field, |at| field.get(at.saturating_add(1)..).unwrap_or_default());
-        return HARMLESS.contains(&name.to_ascii_lowercase().as_str());
-    }
-    // An element of a list in JSON.
-    !before.ends_with(['[', ',', '"', '='])
+fn first_scheme(text: &str) -> Option<(usize, usize)> {
+    let lower = text.to_ascii_lowercase();
+    let found = SCHEMES.iter().filter_map(|scheme| Some((lower.find(scheme)?, scheme.len())));
+    found.min()
 }
 
-/// The text without words that look like keys or tokens.
-fn without_secrets(text: &str) -> String {
-    let is_letter = |c: char| c.is_ascii_alphanumeric() || "+/_=-".contains(c);
-    let mut kept = String::with_capacity(text.len());
+/// `token68` (RFC 9110 section 11.2).
+fn is_credential(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._~+/=".contains(c)
+}
+
+/// Every text of a tree, redacted.
+pub fn redact(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = redacted(text),
+        Value::Array(all) => all.iter_mut().for_each(redact),
+        Value::Object(all) => all.values_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+/// Masks the texts of a tree whose names are those of secrets.
+pub fn mask(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(mask),
+        Value::Object(all) => all.iter_mut().for_each(|(name, value)| match value {
+            Value::String(text) if !text.is_empty() && is_secret_name(name) => {
+                MASKED.clone_into(text);
+            }
+            _ => mask(value),
+        }),
+        _ => {}
+    }
+}
+
+fn without_keys(text: &str) -> String {
+    let mut rest = text;
+    let mut kept = String::new();
+    while let Some(mark) = rest.find(KEY) {
+        let start = rest.get(..mark).and_then(|before| before.rfind(BEGIN)).unwrap_or(mark);
+        kept.push_str(rest.get(..start).unwrap_or_default());
+        kept.push_str("(private key)");
+        let after = rest.get(mark..).unwrap_or_default();
+        // A key that is cut off is one all the same.
+        let end = after.find(END).and_then(|end| {
+            let tail = after.get(end..)?;
+            let close = tail.get(END.len()..)?.find(DASHES)?;
+            Some(end.saturating_add(END.len()).saturating_add(close).saturating_add(DASHES.len()))
+        });
+        rest = end.and_then(|end| after.get(end..)).unwrap_or_default();
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// A token is a run of its letters with two dots in it, whose head is the JSON `{"…`.
+fn without_tokens(text: &str) -> String {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_=.".contains(c);
+    let mut kept = String::new();
     let mut rest = text;
     while !rest.is_empty() {
         let end = rest.find(|c| !is_letter(c)).unwrap_or(rest.len());
-        let (word, tail) = rest.split_at(end);
-        kept.push_str(if is_random(word) { MASKED } else { word });
+        let (run, tail) = rest.split_at(end);
+        kept.push_str(if is_token(run) { "(token)" } else { run });
         let next = tail.find(is_letter).unwrap_or(tail.len());
         let (between, tail) = tail.split_at(next);
         kept.push_str(between);
@@ -76,64 +138,32 @@ fn without_secrets(text: &str) -> String {
     kept
 }
 
-/// Names that people and Kubernetes give are in lower case, or have no digits.
-fn is_random(word: &str) -> bool {
-    word.len() >= RANDOM
-        && word.bytes().any(|byte| byte.is_ascii_digit())
-        && word.bytes().any(|byte| byte.is_ascii_uppercase())
-        && word.bytes().any(|byte| byte.is_ascii_lowercase())
+fn is_token(run: &str) -> bool {
+    run.contains("eyJ") && run.matches('.').count() >= 2
 }
 
-/// One line without control characters.
-fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\n' => line.push_str("; "),
-            '\t' => line.push(' '),
-            // A direction of writing could reorder what a terminal shows.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                line.extend(letter.escape_unicode());
-            }
-            letter if letter.is_control() => line.extend(letter.escape_default()),
-            letter => line.push(letter),
-        }
-    }
-    line
-}
-
-fn shortened(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
-/// Fields of Envoy's configuration that hold names and places.
-const HARMLESS: [&str; 16] = [
-    "@type",
-    "address",
-    "cluster",
-    "cluster_name",
-    "code",
-    "domains",
-    "filename",
-    "name",
-    "path",
-    "prefix",
-    "route_config_name",
-    "root_id",
-    "stat_prefix",
-    "type_url",
-    "uri",
-    "vm_id",
+const PLACES: [&str; 4] = ["file", "path", "dir", "directory"];
+const SECRETS: [&str; 12] = [
+    "token",
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "credential",
+    "authorization",
+    "cookie",
+    "bearer",
+    "apikey",
+    "privatekey",
 ];
-const MASKED: &str = "(masked)";
-const MASKED_LITERAL: &str = "\"(masked)\"";
-/// The shortest word that may be a key: a key of 128 bits has 22 letters in base64, a token more.
-const RANDOM: usize = 22;
-/// The most bytes of one character.
-const WIDEST: usize = 4;
+const SCHEMES: [&str; 2] = ["basic ", "bearer "];
+const CREDENTIAL: usize = 8;
+const SCHEME_END: &str = "://";
+const BEGIN: &str = "-----BEGIN";
+const KEY: &str = "PRIVATE KEY-----";
+const END: &str = "-----END";
+const DASHES: &str = "-----";
 
 #[cfg(test)]
 mod tests {
@@ -142,62 +172,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_of_envoy_stay_readable() {
-        for reason in [
-            "Error adding/updating listener(s) virtualInbound: cannot bind '0.0.0.0:15006': Address already in use",
-            "unable to open file '/var/log/istio/envoy_access.log': No such file or directory",
-            "Didn't find a registered implementation for 'x' with type URL: 'istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig'",
-            "Unknown cluster \"outbound|9080||reviews.default.svc.cluster.local\"",
+    fn keys_and_tokens_are_taken_out_and_the_rest_stays() {
+        let key = "-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----";
+        assert_eq!(redacted(&format!("a {key} b {key}")), "a (private key) b (private key)");
+        assert_eq!(redacted("x -----BEGIN PRIVATE KEY-----\nMHc"), "x (private key)");
+        assert_eq!(redacted("Bearer eyJhbGciOi.eyJhdWQi.c2ln, next"), "Bearer (token), next");
+        let plain = "istiod.istio-system.svc:15012 1.40.0 eyJust a word";
+        assert_eq!(redacted(plain), plain);
+        let certificate = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----";
+        assert_eq!(redacted(certificate), certificate);
+    }
+
+    #[test]
+    fn names_tell_what_is_secret() {
+        for name in [
+            "API_KEY",
+            "apiKey",
+            "x-api-key",
+            "MY_TOKEN",
+            "accessToken",
+            "Authorization",
+            "Cookie",
+            "Set-Cookie",
+            "DB_PASSWORD",
+            "clientSecret",
+            "X-Auth-Token",
+            "Proxy-Authorization",
         ] {
-            assert_eq!(excerpt(reason, 1000), reason);
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in
+            ["tokenFile", "TOKEN_PATH", "keyFile", "address", "name", "User-Agent", "Accept"]
+        {
+            assert!(!is_secret_name(name), "{name}");
         }
     }
 
     #[test]
-    fn values_of_a_quoted_configuration_are_masked() {
-        let text = "Proto constraint validation failed (X.Cluster: too short): config { name: \"p\" \
-            vm_config { environment_variables { key_values { key: \"ISTIO_META_WASM_IMAGE_PULL_SECRET\" \
-            value: \"{\\\"auths\\\":{\\\"r\\\":{\\\"auth\\\":\\\"dXNlcjpwYXNz\\\"}}}\" } } } }";
-        let shown = excerpt(text, 1000);
-        assert!(shown.contains("name: \"p\"") && shown.contains("value: \"(masked)\""), "{shown}");
-        assert!(!shown.contains("auth"), "{shown}");
-        let json =
-            r#"Unable to parse {"name": "n", "password": "hunter2", "list": ["s3cret", "t"]}"#;
-        let shown = excerpt(json, 1000);
-        assert!(shown.contains(r#""name": "n""#), "{shown}");
-        for secret in ["hunter2", "s3cret", "\"t\""] {
-            assert!(!shown.contains(secret), "{shown}");
-        }
-        let bearer =
-            "got 'Bearer eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJhdWQiOiJpc3Rpby1jYSJ9x.c2ln'";
-        assert!(!excerpt(bearer, 1000).contains("eyJ"), "{}", excerpt(bearer, 1000));
-        assert!(!excerpt("value: \"cut off hunter2", 1000).contains("hunter2"));
+    fn passwords_of_urls_and_credentials_of_headers_are_taken_out() {
+        let text =
+            "GET http://u:p@h/x?a=b@c, then https://t@h:1 and Authorization: basic dXNlcjpwYXNz.";
+        let shown = "GET http://(masked)@h/x?a=b@c, then https://(masked)@h:1 and Authorization: basic (masked)";
+        assert_eq!(redacted(text), shown);
+        let plain = "a bearer of news, http://h/a@b";
+        assert_eq!(redacted(plain), plain);
     }
 
     #[test]
-    fn an_excerpt_is_one_printable_line_of_bounded_length() {
-        assert_eq!(excerpt("a\nb\t\u{1b}[2Jc\u{202e}", 1000), "a; b \\u{1b}[2Jc\\u{202e}");
-        assert_eq!(excerpt("äöüß", 3), "äöü…");
-        assert_eq!(excerpt("äöü", 3), "äöü");
+    fn a_tree_masks_what_its_names_call_secret() {
+        let mut tree = serde_json::json!({"a": [{"apiKey": "x", "tokenFile": "/y", "n": 1}]});
+        mask(&mut tree);
+        assert_eq!(tree, serde_json::json!({"a": [{"apiKey": MASKED, "tokenFile": "/y", "n": 1}]}));
     }
 
     proptest! {
         #[test]
-        fn any_text_gives_a_bounded_line(text in "\\PC*|.*", limit in 0usize..60) {
-            let line = excerpt(&text, limit);
-            prop_assert!(line.chars().count() <= limit + 1);
-            prop_assert!(!line.chars().any(char::is_control));
-        }
-
-        #[test]
-        fn the_value_of_an_unknown_field_never_shows(
-            before in "[a-z {}:\"]{0,20}",
-            after in ".{0,20}",
-        ) {
-            // An even number of quotes before it: the value is a literal of its own.
-            prop_assume!(before.matches('"').count() % 2 == 0);
-            let text = format!("{before} inline_string: \"hunter2\" {after}");
-            prop_assert!(!excerpt(&text, 1000).contains("hunter2"));
+        fn no_text_panics_and_no_key_stays(text in ".*", more in ".*") {
+            let all = format!("{text}-----BEGIN PRIVATE KEY-----\nMHcCAQEE{more}");
+            prop_assert!(!redacted(&all).contains("PRIVATE KEY-----"));
         }
     }
 }

@@ -1,16 +1,23 @@
-//! Values that are not for other eyes, told by the names that they have in free-form maps. Our own
-//! settings hold no secret: they name files.
+//! Values of settings that are not for other eyes: what its name calls secret in the free-form maps
+//! ([`crate::base::redact`] has the list), header values and the arguments of commands. Our own settings hold
+//! no other secret: they name files.
 
 use serde_json::Value;
 
+use crate::base::redact::{MASKED, is_secret_name, without_passwords};
+
 /// The value as it may be shown.
 pub(super) fn masked(at: &[String], value: &Value) -> Value {
-    let names_file = at
-        .last()
-        .is_some_and(|name| ["File", "_FILE", "_PATH"].iter().any(|end| name.ends_with(end)));
-    let secret = !names_file && is_free_form(at) && at.iter().skip(2).any(|name| is_secret(name));
+    let secret = is_free_form(at) && at.iter().skip(2).any(|name| is_secret_name(name))
+        || is_header_value(at);
     match value {
-        _ if secret && !value.is_null() => Value::from("(masked)"),
+        _ if secret && !value.is_null() => Value::from(MASKED),
+        Value::Array(list) if is_command(at) => {
+            let mask = |(index, item): (usize, &Value)| {
+                if index == 0 { item.clone() } else { Value::from(MASKED) }
+            };
+            list.iter().enumerate().map(mask).collect()
+        }
         Value::Object(map) => {
             let inner = |(name, value): (&String, &Value)| {
                 let mut at = at.to_vec();
@@ -20,22 +27,8 @@ pub(super) fn masked(at: &[String], value: &Value) -> Value {
             Value::Object(map.iter().map(inner).collect())
         }
         Value::Array(list) => list.iter().map(|item| masked(at, item)).collect(),
-        Value::String(text) => Value::from(without_password(text)),
+        Value::String(text) => Value::from(without_passwords(text)),
         _ => value.clone(),
-    }
-}
-
-/// `https://user:password@host` without what stands before the `@`.
-fn without_password(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let host_end = rest.find('/').unwrap_or(rest.len());
-            match rest.get(..host_end).and_then(|authority| authority.rfind('@')) {
-                Some(at) => format!("{scheme}://(masked){}", rest.get(at..).unwrap_or_default()),
-                None => text.to_owned(),
-            }
-        }
-        None => text.to_owned(),
     }
 }
 
@@ -44,13 +37,17 @@ fn is_free_form(at: &[String]) -> bool {
     section == ["mesh", "proxyConfig"] || section == ["mesh", "metadata"]
 }
 
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    WORDS.iter().any(|word| name.contains(word))
+/// Of a probe: whoever reads it could call the application as the probe does.
+fn is_header_value(at: &[String]) -> bool {
+    let has = |names: [&str; 2]| at.iter().any(|name| names.contains(&name.as_str()));
+    has(["httpHeaders", "http_headers"]) && at.last().is_some_and(|name| name == "value")
 }
 
-const WORDS: [&str; 7] =
-    ["token", "password", "passwd", "secret", "credential", "authorization", "apikey"];
+/// A program with its arguments.
+fn is_command(at: &[String]) -> bool {
+    let names: Vec<&str> = at.iter().map(String::as_str).collect();
+    matches!(names.as_slice(), ["credential" | "health", .., "command"])
+}
 
 #[cfg(test)]
 mod tests {
@@ -70,5 +67,17 @@ mod tests {
         let shown =
             json!({"datadog": {"accessToken": "(masked)", "address": "https://(masked)@h/p@q"}});
         assert_eq!(show("mesh.proxyConfig.tracing", tracing), shown);
+        assert_eq!(show("mesh.metadata.API_KEY", json!("x")), json!("(masked)"));
+        let shown = json!(["/bin/mint", "(masked)", "(masked)"]);
+        assert_eq!(show("credential.command", json!(["/bin/mint", "--secret", "x"])), shown);
+        let probe = json!({
+            "httpGet": {"httpHeaders": [{"name": "Authorization", "value": "Basic eA=="}]},
+            "exec": {"command": ["/bin/mint", "--secret", "x"]},
+        });
+        let masked = json!({
+            "httpGet": {"httpHeaders": [{"name": "Authorization", "value": "(masked)"}]},
+            "exec": {"command": shown},
+        });
+        assert_eq!(show("health.probe", probe), masked);
     }
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::{Token, TokenError};
 use crate::base::backoff::Retry;
 use crate::base::clock::parse_rfc3339;
+use crate::base::printable::is_printable;
 use crate::base::program::{self, Group};
 
 /// A program that printed no token. Never holds what it printed as one.
@@ -169,7 +170,7 @@ async fn beginning<R: AsyncRead + Unpin>(source: Option<R>, limit: u64) -> Zeroi
 /// One line of it, without control characters, after a colon.
 fn quoted(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
-    let words = text.split(|letter: char| letter.is_whitespace() || letter.is_control());
+    let words = text.split(|letter: char| letter.is_whitespace() || !is_printable(letter));
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     let line: String = words.join(" ").chars().take(QUOTE_CHARS).collect();
     if line.is_empty() { line } else { format!(": {line}") }

@@ -123,6 +123,23 @@ pub(super) fn failed(question: &Question, code: ResponseCode) -> Vec<u8> {
     }
 }
 
+/// The answer to somebody who may not ask; `None` for what is no query. It is not larger than the
+/// query: nobody is flooded with answers by a forged address.
+pub(super) fn refused(packet: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::from_vec(packet).ok()?;
+    if message.metadata.message_type != MessageType::Query {
+        return None;
+    }
+    let mut answer =
+        Message::new(message.metadata.id, MessageType::Response, message.metadata.op_code);
+    answer.metadata = Metadata::response_from_request(&message.metadata);
+    answer.metadata.response_code = ResponseCode::Refused;
+    if let Some(query) = message.queries.into_iter().next() {
+        answer.add_query(query);
+    }
+    answer.to_vec().ok().filter(|bytes| bytes.len() <= packet.len())
+}
+
 /// A response without answers, in the form that the question asks for.
 pub(super) fn response(question: &Question, code: ResponseCode) -> Message {
     let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);

@@ -2,14 +2,17 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::FORWARD_LIMIT;
 use super::answer::{Question, Reply, Transport, encoded, failed, response};
 use super::cache::{Age, Cache};
 use super::exchange::ask;
+use super::probe::probe;
 use super::resolvers::Resolvers;
 use super::state::Ledger;
 
@@ -18,13 +21,20 @@ use super::state::Ledger;
 pub(super) struct Forwarder {
     resolvers: Mutex<Resolvers>,
     cache: Mutex<Cache>,
+    /// A resolver left a query unanswered.
+    suspicion: Notify,
     ledger: Arc<Ledger>,
 }
 
 impl Forwarder {
     pub(super) fn new(resolvers: Resolvers, ledger: Arc<Ledger>) -> Self {
         ledger.resolvers(resolvers.servers(), resolvers.problem());
-        Self { resolvers: Mutex::new(resolvers), cache: Mutex::default(), ledger }
+        Self {
+            resolvers: Mutex::new(resolvers),
+            cache: Mutex::default(),
+            suspicion: Notify::new(),
+            ledger,
+        }
     }
 
     /// The search domains now.
@@ -46,7 +56,6 @@ impl Forwarder {
     /// An answer from somebody, or the words that there is none.
     pub(super) async fn resolve(&self, question: &Question, came_by: Transport) -> Vec<u8> {
         self.ledger.counters.forwarded.fetch_add(1, Relaxed);
-        let generation = locked(&self.resolvers).generation();
         let answer = timeout(FORWARD_LIMIT, self.ask_each(question, came_by)).await;
         match answer.ok().flatten() {
             Some(answer) => {
@@ -56,10 +65,6 @@ impl Forwarder {
             }
             None => {
                 self.ledger.counters.failures.fetch_add(1, Relaxed);
-                // The silence of those that are no resolvers any more means nothing.
-                if locked(&self.resolvers).generation() == generation {
-                    self.ledger.resolvers_are_silent();
-                }
                 let stale = locked(&self.cache).get(question, Age::Stale);
                 stale.and_then(|answer| bytes(answer, question))
             }
@@ -84,12 +89,64 @@ impl Forwarder {
                 }
                 Err(error) => {
                     tracing::debug!(%server, %error, "A resolver does not answer.");
-                    locked(&self.resolvers).was_silent(server);
+                    locked(&self.resolvers).suspect(server);
+                    self.suspicion.notify_one();
                 }
             }
         }
         unsure
     }
+}
+
+impl Forwarder {
+    /// Probes resolvers that left a query unanswered, and silent ones until they answer again. Only
+    /// what they do with our own question says that they are silent: anybody can ask for a name that
+    /// nobody answers for.
+    pub(super) async fn probe_resolvers(&self) {
+        loop {
+            let again = locked(&self.resolvers).has_silent();
+            tokio::select! {
+                () = self.suspicion.notified() => {}
+                () = sleep(AGAIN), if again => {}
+            }
+            self.probe_once().await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn probe_once(&self) {
+        let (servers, generation, since) = {
+            let mut resolvers = locked(&self.resolvers);
+            (resolvers.take_due(), resolvers.generation(), Instant::now())
+        };
+        let heard = futures_util::future::join_all(
+            servers.iter().map(|server| async move { (*server, answers(*server).await) }),
+        );
+        let heard = heard.await;
+        let mut resolvers = locked(&self.resolvers);
+        // The silence of those that are no resolvers any more means nothing.
+        if resolvers.generation() != generation {
+            return;
+        }
+        for (server, answers) in heard {
+            if answers { resolvers.answered(server) } else { resolvers.was_silent(server, since) }
+        }
+        if resolvers.all_are_silent() {
+            self.ledger.resolvers_are_silent();
+        } else {
+            self.ledger.resolvers_answer();
+        }
+    }
+}
+
+/// Whether it answers for the root zone, which every resolver knows something about: any answer counts.
+async fn answers(server: std::net::SocketAddr) -> bool {
+    for _ in 0..TRIES {
+        if probe(server, ".").await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Somebody's answer as our own: to the question as it was asked, as large as it may be.
@@ -109,3 +166,9 @@ fn bytes(mut theirs: Message, question: &Question) -> Option<Vec<u8>> {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A single datagram may be lost.
+const TRIES: usize = 2;
+/// How often a silent resolver is probed, and the least time between two probes.
+const AGAIN: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);

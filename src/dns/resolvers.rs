@@ -1,6 +1,6 @@
 //! The host's resolvers: who they are now, and which of them is worth asking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -18,8 +18,13 @@ pub(super) struct Resolvers {
     servers: Vec<SocketAddr>,
     /// The search domains, in lower case without dots at the ends.
     search: Vec<String>,
-    /// Those that did not answer, and until when they are left alone.
+    /// Those that did not answer our own probe, and until when they are left alone.
     silent: BTreeMap<SocketAddr, Instant>,
+    /// Those that left a query unanswered. A name that nobody answers for is no fault of a resolver,
+    /// and anybody can ask for one: they are probed before they count as silent.
+    suspects: BTreeSet<SocketAddr>,
+    /// When each answered last, whatever it was asked.
+    answered: BTreeMap<SocketAddr, Instant>,
     looked_at: Option<Instant>,
     seen: Option<(SystemTime, u64)>,
     problem: Option<String>,
@@ -34,6 +39,8 @@ impl Resolvers {
             servers: Vec::new(),
             search: Vec::new(),
             silent: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            answered: BTreeMap::new(),
             looked_at: None,
             seen: None,
             problem: None,
@@ -76,6 +83,8 @@ impl Resolvers {
         };
         if servers != self.servers {
             self.generation = self.generation.wrapping_add(1);
+            self.suspects.clear();
+            self.answered.clear();
         }
         (self.servers, self.search) = (servers, search);
         true
@@ -110,10 +119,39 @@ impl Resolvers {
 
     pub(super) fn answered(&mut self, server: SocketAddr) {
         self.silent.remove(&server);
+        self.suspects.remove(&server);
+        self.answered.insert(server, Instant::now());
     }
 
-    pub(super) fn was_silent(&mut self, server: SocketAddr) {
-        self.silent.insert(server, Instant::now() + SILENCE);
+    /// It left a query unanswered.
+    pub(super) fn suspect(&mut self, server: SocketAddr) {
+        self.suspects.insert(server);
+    }
+
+    /// Those that are worth a probe: suspected or silent.
+    pub(super) fn take_due(&mut self) -> Vec<SocketAddr> {
+        let suspects = std::mem::take(&mut self.suspects);
+        let is_due =
+            |server: &&SocketAddr| suspects.contains(server) || self.silent.contains_key(server);
+        self.servers.iter().filter(is_due).copied().collect()
+    }
+
+    /// Whether there is one to probe again later.
+    pub(super) fn has_silent(&self) -> bool {
+        self.servers.iter().any(|server| self.silent.contains_key(server))
+    }
+
+    /// It did not answer a probe of our own that began at `since`.
+    pub(super) fn was_silent(&mut self, server: SocketAddr, since: Instant) {
+        if self.answered.get(&server).is_none_or(|at| *at < since) {
+            self.silent.insert(server, Instant::now() + SILENCE);
+        }
+    }
+
+    /// Whether none of them answers: each is silent.
+    pub(super) fn all_are_silent(&self) -> bool {
+        !self.servers.is_empty()
+            && self.servers.iter().all(|server| self.silent.contains_key(server))
     }
 
     fn is_ourselves(&self, server: SocketAddr) -> bool {
@@ -125,7 +163,8 @@ impl Resolvers {
 }
 
 /// Servers and search domains of a resolv.conf (resolv.conf(5)); what makes no sense is skipped.
-fn parse(text: &str) -> (Vec<SocketAddr>, Vec<String>) {
+#[must_use]
+pub fn parse(text: &str) -> (Vec<SocketAddr>, Vec<String>) {
     let (mut servers, mut search) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -167,5 +206,5 @@ const SERVERS: usize = 8;
 const DOMAINS: usize = 32;
 /// How often the file is looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one that did not answer is asked last.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long one that did not answer is asked last; longer than it takes to probe it again.
+const SILENCE: Duration = Duration::from_secs(20);

@@ -10,15 +10,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
 
 use super::Config;
 use super::answer::{Reply, Transport, answer_packet};
-use super::exchange::{read_message, write_message};
+use super::clients::{Admission, Refusals};
 use super::forward::Forwarder;
 use super::resolvers::Resolvers;
+use super::serve::{serve_datagrams, serve_streams};
+use super::shares::Shares;
 use super::state::{DnsState, Ledger};
 use super::table::Table;
 use crate::base::clock::SharedClock;
@@ -121,14 +122,16 @@ pub struct Server {
 }
 
 /// What every query needs.
-struct Desk {
+pub(super) struct Desk {
     table: RwLock<Arc<Table>>,
-    forwarder: Forwarder,
-    ledger: Arc<Ledger>,
+    pub(super) forwarder: Forwarder,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) admission: Admission,
+    pub(super) refusals: Refusals,
     /// Queries that wait for a resolver.
-    waiting: Arc<Semaphore>,
+    pub(super) waiting: Arc<Shares>,
     /// Streams that are open.
-    streams: Arc<Semaphore>,
+    pub(super) streams: Arc<Shares>,
 }
 
 impl Server {
@@ -142,8 +145,10 @@ impl Server {
             table: RwLock::default(),
             forwarder: Forwarder::new(resolvers, Arc::clone(&ledger)),
             ledger: Arc::clone(&ledger),
-            waiting: Arc::new(Semaphore::new(WAITING)),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            admission: Admission::new(config.allow_from.clone()),
+            refusals: Refusals::default(),
+            waiting: Shares::new(WAITING, WAITING),
+            streams: Shares::new(STREAMS, STREAMS_EACH),
         });
         if let Some(table) = last_table(&config) {
             desk.set(Table::new(&table, &config.domain), true);
@@ -162,10 +167,12 @@ impl Server {
         let stop = self.tasks.stop_signal();
         for (udp, tcp) in self.doors.doors {
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
-            self.tasks.essential("dns-datagrams", serve_datagrams(udp, desk, tasks));
+            self.tasks.critical("dns-datagrams", serve_datagrams(udp, desk, tasks));
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
-            self.tasks.essential("dns-streams", serve_streams(tcp, desk, tasks));
+            self.tasks.critical("dns-streams", serve_streams(tcp, desk, tasks));
         }
+        let desk = Arc::clone(&self.desk);
+        self.tasks.spawn("dns-resolvers", async move { desk.forwarder.probe_resolvers().await });
         let mut is_new = true;
         loop {
             let table = if is_new { names.borrow_and_update().clone() } else { None };
@@ -187,7 +194,7 @@ impl Server {
                 () = tokio::time::sleep(LOOK) => {
                     is_new = false;
                     self.desk.forwarder.with_search(|_| ());
-                    self.desk.ledger.fade();
+                    self.desk.refusals.log();
                 }
                 () = stop.cancelled() => return Ok(()),
             }
@@ -202,7 +209,7 @@ impl Desk {
     }
 
     /// What becomes of a packet; an answer that is known is there at once.
-    fn look(&self, packet: &[u8], transport: Transport) -> Reply {
+    pub(super) fn look(&self, packet: &[u8], transport: Transport) -> Reply {
         self.ledger.counters.queries.fetch_add(1, Relaxed);
         let table = Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner));
         let reply =
@@ -218,79 +225,6 @@ impl Desk {
             }
             Reply::Nothing => Reply::Nothing,
         }
-    }
-}
-
-async fn serve_datagrams(socket: UdpSocket, desk: Arc<Desk>, tasks: Tasks) {
-    let socket = Arc::new(socket);
-    let mut buffer = vec![0; DATAGRAM];
-    let mut failures = 0_u32;
-    loop {
-        let (size, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => {
-                failures = 0;
-                received
-            }
-            // An earlier answer could not be delivered; the next query has nothing to do with it.
-            Err(error) => {
-                tracing::debug!(%error, "A datagram could not be received.");
-                failures = failures.saturating_add(1);
-                // A socket that is broken for good must not keep the processor busy.
-                if failures > UNDELIVERED {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-                continue;
-            }
-        };
-        let packet = buffer.get(..size).unwrap_or_default();
-        match desk.look(packet, Transport::Udp) {
-            Reply::Answer(bytes) => drop(socket.send_to(&bytes, from).await),
-            Reply::Nothing => {}
-            Reply::Forward(question) => {
-                // Whoever asks gets no answer and asks again, when this many wait already.
-                let Ok(place) = Arc::clone(&desk.waiting).try_acquire_owned() else { continue };
-                let (desk, socket) = (Arc::clone(&desk), Arc::clone(&socket));
-                tasks.spawn("dns-query", async move {
-                    let bytes = desk.forwarder.resolve(&question, Transport::Udp).await;
-                    drop(socket.send_to(&bytes, from).await);
-                    drop(place);
-                });
-            }
-        }
-    }
-}
-
-async fn serve_streams(listener: TcpListener, desk: Arc<Desk>, tasks: Tasks) {
-    loop {
-        let Ok(place) = Arc::clone(&desk.streams).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let desk = Arc::clone(&desk);
-                tasks.spawn("dns-stream", async move {
-                    if let Err(error) = serve_stream(stream, &desk).await {
-                        tracing::trace!(%error, "A stream of queries ended.");
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "A stream of queries could not be taken.");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// One query after the other, as many as come.
-async fn serve_stream(mut stream: TcpStream, desk: &Desk) -> io::Result<()> {
-    loop {
-        let packet = timeout(IDLE, read_message(&mut stream)).await??;
-        let bytes = match desk.look(&packet, Transport::Tcp) {
-            Reply::Answer(bytes) => bytes,
-            Reply::Forward(question) => desk.forwarder.resolve(&question, Transport::Tcp).await,
-            Reply::Nothing => return Ok(()),
-        };
-        timeout(IDLE, write_message(&mut stream, &bytes)).await??;
     }
 }
 
@@ -311,17 +245,11 @@ fn keep(config: &Config, table: &NameTable) {
     }
 }
 
-/// No query is larger.
-const DATAGRAM: usize = 4096;
 /// Queries that may wait for a resolver at one time.
 const WAITING: usize = 1024;
-/// Streams that may be open at one time.
-const STREAMS: usize = 128;
-/// How long a stream may be silent.
-const IDLE: Duration = Duration::from_secs(10);
-/// Errors in a row that may be those of earlier answers (udp(7)): the kernel tells each one once.
-const UNDELIVERED: u32 = 100;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Streams that may be open at one time, of all clients and of one.
+const STREAMS: usize = 256;
+const STREAMS_EACH: usize = 64;
 /// The shortest time between two tables.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often the resolvers' file is looked at when nobody asks.

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
@@ -38,7 +37,11 @@ pub struct DnsState {
     pub cached: u64,
     /// Those that no resolver answered.
     pub failures: u64,
-    /// What is wrong with the resolvers.
+    /// Those of other machines that may not ask here.
+    pub refused: u64,
+    /// Those that were dropped as their sender had more of them waiting than anybody else.
+    pub dropped: u64,
+    /// What is wrong: with the list of resolvers, else with the resolvers, else with the name table.
     pub trouble: Option<Trouble>,
 }
 
@@ -49,6 +52,19 @@ pub(super) struct Counters {
     pub(super) forwarded: AtomicU64,
     pub(super) cached: AtomicU64,
     pub(super) failures: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) dropped: AtomicU64,
+}
+
+/// What can be wrong, each apart: one does not hide or end another.
+#[derive(Debug, Default)]
+struct Problems {
+    /// The list of resolvers cannot be used, or names the agent itself.
+    list: Option<Trouble>,
+    /// No resolver answers.
+    silence: Option<Trouble>,
+    /// The name table is incomplete.
+    table: Option<Trouble>,
 }
 
 /// Where the room writes it down.
@@ -56,14 +72,13 @@ pub(super) struct Ledger {
     pub(super) counters: Counters,
     state: watch::Sender<DnsState>,
     clock: SharedClock,
-    /// When a query was left without an answer, last.
-    silent_at: Mutex<Option<Instant>>,
+    problems: Mutex<Problems>,
 }
 
 impl Ledger {
     pub(super) fn new(listen: Vec<SocketAddr>, clock: SharedClock) -> Self {
         let state = watch::Sender::new(DnsState { listen, ..DnsState::default() });
-        Self { counters: Counters::default(), state, clock, silent_at: Mutex::default() }
+        Self { counters: Counters::default(), state, clock, problems: Mutex::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<DnsState> {
@@ -79,6 +94,8 @@ impl Ledger {
         state.forwarded = counters.forwarded.load(Relaxed);
         state.cached = counters.cached.load(Relaxed);
         state.failures = counters.failures.load(Relaxed);
+        state.refused = counters.refused.load(Relaxed);
+        state.dropped = counters.dropped.load(Relaxed);
         state
     }
 
@@ -89,51 +106,41 @@ impl Ledger {
         });
     }
 
+    /// Another list of resolvers: what was wrong with the ones before says nothing about it.
     pub(super) fn resolvers(&self, servers: &[SocketAddr], problem: Option<&str>) {
         self.state.send_modify(|state| state.resolvers = servers.to_vec());
-        match problem {
-            Some(what) => self.wrong(what),
-            None => self.resolvers_answer(),
-        }
+        self.change(|problems| (&mut problems.list, problem));
+        self.resolvers_answer();
     }
 
     pub(super) fn resolvers_answer(&self) {
-        self.state.send_if_modified(|state| {
-            let own = |trouble: &Trouble| trouble.what.contains("is the agent itself");
-            let passes = state.trouble.as_ref().is_some_and(|trouble| !own(trouble));
-            if passes {
-                state.trouble = None;
-            }
-            passes
-        });
-    }
-
-    /// A silence that nobody has met again for a while says nothing about now.
-    pub(super) fn fade(&self) {
-        let mut silent_at = self.silent_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if silent_at.is_some_and(|at| at.elapsed() > FADES) {
-            *silent_at = None;
-            self.resolvers_answer();
-        }
+        self.change(|problems| (&mut problems.silence, None));
     }
 
     pub(super) fn resolvers_are_silent(&self) {
-        let mut silent_at = self.silent_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *silent_at = Some(Instant::now());
-        self.wrong("no resolver answers for names outside the mesh");
+        self.change(|problems| (&mut problems.silence, Some(SILENT)));
     }
 
-    fn wrong(&self, what: &str) {
-        let hint = "look at /etc/resolv.conf, or name resolvers with dns.upstreams";
-        let now = self.clock.now();
-        self.state.send_if_modified(|state| {
-            if state.trouble.as_ref().is_some_and(|trouble| trouble.what == what) {
-                return false;
-            }
-            let (what, hint) = (what.to_owned(), Some(hint.to_owned()));
-            state.trouble = Some(Trouble { what, hint, retry: Retry::Soon, since: now });
-            true
+    /// Sets or ends one problem; the time since when it is there stays while it is the same.
+    fn change<'a>(
+        &self,
+        which: impl FnOnce(&mut Problems) -> (&mut Option<Trouble>, Option<&'a str>),
+    ) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let (problem, what) = which(&mut problems);
+        if problem.as_ref().map(|problem| &*problem.what) == what {
+            return;
+        }
+        let since = self.clock.now();
+        *problem = what.map(|what| Trouble {
+            what: what.to_owned(),
+            hint: Some(HINT.to_owned()),
+            retry: Retry::Soon,
+            since,
         });
+        let Problems { list, silence, table } = &*problems;
+        let shown = list.as_ref().or(silence.as_ref()).or(table.as_ref()).cloned();
+        self.state.send_modify(|state| state.trouble = shown);
     }
 }
 
@@ -143,5 +150,5 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-/// Longer than programs take to ask again.
-const FADES: Duration = Duration::from_secs(30);
+const SILENT: &str = "no resolver answers for names outside the mesh";
+const HINT: &str = "look at /etc/resolv.conf, or name resolvers with dns.upstreams";

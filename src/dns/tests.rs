@@ -224,6 +224,7 @@ impl World {
         let listen = vec![address];
         let config = Config {
             listen,
+            allow_from: Vec::new(),
             upstreams,
             domain: "vms.svc.cluster.local".to_owned(),
             last_table: directory.path().join("names.pb"),
@@ -326,9 +327,91 @@ async fn a_silent_resolver_is_asked_last_and_the_next_one_answers() {
     let well = resolver(&tasks, |query| Some(reply_to(query, ResponseCode::NoError, Some(1))));
     let world = World::with(&[&silent, &well], tasks).await;
     assert_eq!(addresses(&world.name("one.example.").await), ["192.0.2.9"]);
-    silent.asked.recv().await.unwrap();
+    assert_eq!(silent.asked.recv().await.unwrap(), "udp one.example.");
+    // Our own probe finds it silent, each try for as long as an answer may take.
+    for _ in 0..2 {
+        assert_eq!(silent.asked.recv().await.unwrap(), "udp .");
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(addresses(&world.name("two.example.").await), ["192.0.2.9"]);
-    assert!(silent.asked.try_recv().is_err(), "it was silent a moment ago");
+    while let Ok(asked) = silent.asked.try_recv() {
+        assert_eq!(asked, "udp .", "it was silent a moment ago");
+    }
+}
+
+/// A resolver that answers for everything but for names that somebody wants to be slow.
+fn resolver_with_slow_names(tasks: &Tasks) -> Resolver {
+    resolver(tasks, |query| {
+        let is_slow = query.queries[0].name().to_ascii().contains("slow");
+        (!is_slow).then(|| reply_to(query, ResponseCode::NoError, Some(1)))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_answers_for_are_no_silence_of_the_resolver() {
+    let tasks = Tasks::new().0;
+    let mut first = resolver_with_slow_names(&tasks);
+    let other = resolver(&tasks, |query| Some(reply_to(query, ResponseCode::NXDomain, None)));
+    let world = World::with(&[&first, &other], tasks).await;
+    world.name("slow.example.").await;
+    let only = World::with(&[&first], Tasks::new().0).await;
+    let answer = only.name("slow.example.").await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    while first.asked.recv().await.unwrap() != "udp ." {}
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(only.handle.snapshot().trouble, None, "the condition cannot be forged");
+    assert_eq!(only.handle.snapshot().failures, 1);
+    assert_eq!(addresses(&world.name("x.example.").await), ["192.0.2.9"], "still asked first");
+}
+
+// Time stands still while they are sent, so none of them is too old meanwhile.
+#[tokio::test(start_paused = true)]
+async fn slow_names_of_one_user_do_not_take_the_places_of_others() {
+    // Each query that waits has a socket.
+    let files = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (_, most) = nix::sys::resource::getrlimit(files).unwrap();
+    nix::sys::resource::setrlimit(files, most, most).unwrap();
+    let tasks = Tasks::new().0;
+    let slow = resolver_with_slow_names(&tasks);
+    let world = World::with(&[&slow], tasks).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for number in 0..1500 {
+        let packet = query(&format!("slow{number}.example."), RecordType::A).to_vec().unwrap();
+        socket.send_to(&packet, world.address).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(addresses(&world.name("x.example.").await), ["192.0.2.9"]);
+    let state = world.handle.snapshot();
+    assert!(state.dropped > 0, "{state:?}");
+}
+
+#[tokio::test]
+async fn streams_that_are_held_open_do_not_keep_others_out() {
+    let world = World::with(&[], Tasks::new().0).await;
+    let mut state = world.handle.watch();
+    world.names.send_replace(Some(Arc::new(mesh())));
+    state.wait_for(|state| state.names > 0).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..140 {
+        held.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    let packet = query("details.internal.com.", RecordType::A).to_vec().unwrap();
+    write_message(&mut stream, &packet).await.unwrap();
+    let answer = Message::from_vec(&read_message(&mut stream).await.unwrap()).unwrap();
+    assert_eq!(addresses(&answer), ["240.1.2.3"]);
+    assert!(read_message(&mut held[0]).await.is_err(), "the oldest one was closed for it");
+}
+
+#[test]
+fn who_may_not_ask_is_refused_with_no_more_bytes_than_came() {
+    let packet = query("details.internal.com.", RecordType::A).to_vec().unwrap();
+    let bytes = answer::refused(&packet).unwrap();
+    let answer = Message::from_vec(&bytes).unwrap();
+    assert_eq!((answer.metadata.id, answer.metadata.response_code), (7, ResponseCode::Refused));
+    assert!(bytes.len() <= packet.len() && answer.answers.is_empty());
+    assert_eq!(answer::refused(&bytes), None, "an answer is not answered");
+    assert_eq!(answer::refused(b"x"), None);
 }
 
 #[tokio::test]
@@ -383,13 +466,19 @@ async fn without_any_resolver_the_answer_is_an_error_and_the_reason_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_that_nobody_meets_again_is_forgotten() {
+async fn a_silence_is_a_condition_until_the_resolver_answers_our_own_probe() {
+    static IS_WELL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
     let tasks = Tasks::new().0;
-    let silent = resolver(&tasks, |_| None);
+    let silent = resolver(&tasks, |query| {
+        let is_well = IS_WELL.load(std::sync::atomic::Ordering::Relaxed);
+        is_well.then(|| reply_to(query, ResponseCode::NoError, None))
+    });
     let world = World::with(&[&silent], tasks).await;
     world.name("example.org.").await;
     let mut state = world.handle.watch();
-    assert!(state.borrow_and_update().trouble.is_some());
+    let found = state.wait_for(|state| state.trouble.is_some()).await.unwrap().clone();
+    assert!(found.trouble.unwrap().what.contains("no resolver answers"));
+    IS_WELL.store(true, std::sync::atomic::Ordering::Relaxed);
     state.wait_for(|state| state.trouble.is_none()).await.unwrap();
 }
 

@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::order::{Report, SCHEMA};
-use super::redact::{redact, redacted};
 use super::{LIMIT, Patient};
 use crate::agent::outline;
 use crate::base::fsio;
+use crate::base::printable::sanitize;
+use crate::base::redact::{mask, redact, redacted};
 use crate::base::trouble::chain;
 use crate::envoy::{Page, page};
 
@@ -81,6 +82,7 @@ impl Parcel<'_> {
             },
         });
         redact(&mut tree);
+        sanitize(&mut tree);
         tree
     }
 }
@@ -89,7 +91,11 @@ impl Parcel<'_> {
 fn lines(text: &str) -> Value {
     let text = &*redacted(text);
     let tree = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
-    tree.unwrap_or_else(|| json!(text.lines().collect::<Vec<_>>()))
+    let masked = tree.map(|mut tree| {
+        mask(&mut tree);
+        tree
+    });
+    masked.unwrap_or_else(|| json!(text.lines().collect::<Vec<_>>()))
 }
 
 /// A large mesh has megabytes of clusters.

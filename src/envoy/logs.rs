@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::redact::excerpt;
+use crate::base::excerpt::excerpt;
 
 /// Lines as they come in, and the last ones of them.
 #[derive(Debug, Default)]

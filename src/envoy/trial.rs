@@ -10,7 +10,7 @@ use super::Config;
 use super::binary::version_in;
 use super::process::{SUCCESS, arguments, run_to_end};
 use crate::base::fsio;
-use crate::base::redact::excerpt;
+use crate::base::excerpt::excerpt;
 
 /// Why an Envoy cannot take the place of the running one.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::connect::Way;
 use super::{HttpProbe, danger};
+use crate::base::printable::is_printable;
 
 /// Asks for the page; 200 to 399 is good. A redirection within the host is followed, one to
 /// another host is good by itself (as kubelet has it).
@@ -114,11 +115,11 @@ async fn read(response: Response<Incoming>) -> io::Result<Answer> {
     Ok((status, location, body.map(|body| body.to_bytes()).unwrap_or_default()))
 }
 
-/// The beginning of what somebody said, fit for a message: one line without control characters.
+/// The beginning of what somebody said, fit for a message: one line of printable characters.
 #[must_use]
 pub fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(BODY)).unwrap_or_default());
-    let words = text.split(|letter: char| letter.is_whitespace() || letter.is_control());
+    let words = text.split(|letter: char| letter.is_whitespace() || !is_printable(letter));
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     words.join(" ").chars().take(QUOTE).collect()
 }

@@ -113,7 +113,8 @@ impl Files {
         for (path, token) in self.new_token().into_iter().chain(self.new_kube_token()) {
             all.push((path, token.expose_secret().as_bytes(), fsio::SECRET));
         }
-        all.push((&self.config.0, self.config.1.as_bytes(), fsio::PUBLIC));
+        // Values of headers and arguments of commands in it may be secrets.
+        all.push((&self.config.0, self.config.1.as_bytes(), fsio::SECRET));
         all
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::fact::Fact;
+use crate::base::printable::is_printable;
 
 /// All that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -147,7 +148,7 @@ impl Cloud {
 /// A text of another program, fit for a name or a log: short and without control characters;
 /// `None` when nothing is left.
 pub(super) fn clean(text: &str) -> Option<String> {
-    let kept: String = text.chars().filter(|c| !c.is_control()).take(LETTERS).collect();
+    let kept: String = text.chars().filter(|c| is_printable(*c)).take(LETTERS).collect();
     let kept = kept.trim();
     (!kept.is_empty()).then(|| kept.to_owned())
 }

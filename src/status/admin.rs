@@ -47,7 +47,7 @@ pub async fn serve(
 }
 
 async fn status(State(desk): State<Desk>) -> Response {
-    Json(desk.board.snapshot()).into_response()
+    Json(desk.board.shown()).into_response()
 }
 
 async fn reload(State(desk): State<Desk>) -> StatusCode {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::base::printable;
+
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -39,7 +41,10 @@ pub enum AskError {
 /// When nobody listens, this user may not ask, or the answer is unusable.
 pub fn ask(socket: &Path) -> Result<Value, AskError> {
     let body = exchange(socket, "GET /v1/status")?;
-    serde_json::from_slice(&body).map_err(|error| broken(socket)(error.into()))
+    let mut status = serde_json::from_slice(&body).map_err(|error| broken(socket)(error.into()))?;
+    // An agent of an earlier version does not do it.
+    printable::sanitize(&mut status);
+    Ok(status)
 }
 
 /// What the daemon is asked to do.

@@ -126,7 +126,7 @@ async fn front(_: MaySeeStatus) -> Response {
 
 /// The snapshot, in the form of `vm-agent status --json`.
 async fn snapshot(_: MaySeeStatus, State(pages): State<Pages>) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(pages.desk.board.snapshot())).into_response()
+    ([(header::CACHE_CONTROL, "no-store")], Json(pages.desk.board.shown())).into_response()
 }
 
 /// Anybody hears whether the machine is ready; what is wrong with it is for those who may see its status.

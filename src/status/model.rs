@@ -11,6 +11,7 @@ use super::credential::{self as ladder, CredentialView, seconds_until};
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock, Skew, SkewGauge, rfc3339};
 use crate::base::trouble::Trouble;
+use crate::base::{printable, redact};
 use crate::capture::CaptureState;
 use crate::credential;
 use crate::dns::{self, DnsState};
@@ -222,6 +223,15 @@ pub struct Board {
 }
 
 impl Board {
+    /// The agent now as it is shown: without control characters and overlong texts of peers.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        let mut shown = serde_json::to_value(self.snapshot()).unwrap_or_default();
+        redact::redact(&mut shown);
+        printable::sanitize(&mut shown);
+        shown
+    }
+
     /// The agent now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -12,7 +12,7 @@ use super::upstream::StreamError;
 use super::wire::{self, Request};
 use crate::base::backoff::Retry;
 use crate::base::clock;
-use crate::base::redact::excerpt;
+use crate::base::excerpt::excerpt;
 use crate::base::trouble::Trouble;
 
 /// Where the line upstream stands.

@@ -2,6 +2,7 @@
 
 import atexit
 import base64
+import hashlib
 import json
 import pathlib
 import re
@@ -81,6 +82,7 @@ def user_data(example, **places):
     """One of the package's examples for cloud-init, filled in as its README says."""
     text = (EXAMPLES / f"{example}.yaml").read_text()
     places["PACKAGE"] = f"http://{GATEWAY}:8000/vm-agent.deb"
+    places["PACKAGE_SHA256"] = hashlib.sha256((SERVED / "vm-agent.deb").read_bytes()).hexdigest()
     for place, value in places.items():
         text = text.replace(f"@{place}@", value)
     # Comments name places, too.

@@ -24,6 +24,7 @@ pub(super) fn names(settings: &Settings, paths: &Paths, captured: bool) -> Optio
     let domain = wanted.domain.clone();
     Some(Config {
         listen,
+        allow_from: wanted.allow_from.clone(),
         upstreams: if wanted.upstreams.is_empty() {
             Upstreams::ResolvConf(resolv_conf(wanted.all_queries))
         } else {

@@ -315,6 +315,12 @@ pub(super) const MEANINGS: &[(&str, &str, &str)] = &[
         "`DNS_PROXY_ADDR`",
     ),
     (
+        "dns.allowFrom",
+        "Address ranges of other machines and containers that may ask at `dns.listen`; without any this \
+         machine's own addresses only",
+        "",
+    ),
+    (
         "dns.allQueries",
         "Capture queries to any resolver, and not only to the host's",
         "`CAPTURE_ALL_DNS`",

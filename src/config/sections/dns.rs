@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::base::cidr::Cidr;
 use crate::config::reader::Reader;
 
 /// The DNS proxy.
@@ -13,6 +14,8 @@ pub struct Dns {
     pub port: u16,
     /// A further address, for hosts that name the agent as a resolver.
     pub listen: Option<SocketAddr>,
+    /// The addresses that are answered beside this machine's own.
+    pub allow_from: Vec<Cidr>,
     /// Whether all queries are captured, and not only those to the host's resolvers.
     pub all_queries: bool,
     /// Resolvers for everything else, instead of the host's.
@@ -27,12 +30,25 @@ impl Dns {
         let enabled = reader.flag("dns.enabled", true);
         let port = reader.number("dns.port", Some(15_053), 1..=65_535)?;
         let listen: Option<SocketAddr> = reader.parse("dns.listen", "");
+        let allow_from = allow_from(reader);
         let all_queries = reader.flag("dns.allQueries", false);
         let port = u16::try_from(port).ok()?;
         let upstreams = upstreams(reader, listen, port);
         let domain = reader.text("dns.domain", "");
-        Some(Self { enabled, port, listen, all_queries, upstreams, domain })
+        Some(Self { enabled, port, listen, allow_from, all_queries, upstreams, domain })
     }
+}
+
+fn allow_from(reader: &mut Reader<'_>) -> Vec<Cidr> {
+    let setting = "dns.allowFrom";
+    let mut all = Vec::new();
+    for text in reader.list(setting, "") {
+        match text.parse() {
+            Ok(range) => all.push(range),
+            Err(what) => reader.wrong(setting, what),
+        }
+    }
+    all
 }
 
 fn upstreams(reader: &mut Reader<'_>, listen: Option<SocketAddr>, port: u16) -> Vec<SocketAddr> {

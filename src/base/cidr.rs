@@ -24,6 +24,12 @@ impl Cidr {
         self.address.is_ipv4()
     }
 
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.is_ipv4() && masked(address, self.prefix) == self.address
+    }
+
     /// Whether all of it is loopback.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
