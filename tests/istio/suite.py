@@ -23,6 +23,7 @@ from fleet import *
 from health import *
 from joining import *
 from names import *
+from neighbour import *
 from renewal import *
 from shapes import *
 from sources import *

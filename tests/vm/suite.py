@@ -11,6 +11,7 @@ import bed
 import package
 
 # The test classes, by the name that ARGS gives.
+from boot import *
 from disruption import *
 from gone import *
 from images import *
