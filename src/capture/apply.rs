@@ -273,6 +273,12 @@ impl Capture {
         Ok(Restored::Restored)
     }
 
+    /// Whether the rules were put in place under a closed policy, as the journal says.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        Journal::last(&self.journal).is_some_and(|last| last.restore)
+    }
+
     /// What the rules in place, or those of the last boot, were made for.
     #[must_use]
     pub fn last_config(&self) -> Option<Config> {

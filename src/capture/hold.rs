@@ -66,9 +66,10 @@ mod tests {
     use super::super::{Owner, ProxyPorts};
     use super::*;
 
-    /// A port that nothing listens at.
-    fn free() -> u16 {
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    /// Ports that nothing listens at, no two of which are the same.
+    fn free() -> [u16; 6] {
+        let all = [(); 6].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        all.map(|listener| listener.local_addr().unwrap().port())
     }
 
     #[tokio::test]
@@ -77,7 +78,7 @@ mod tests {
             return;
         }
         let proxy = Owner { uid: 1337, gid: 1337 };
-        let [outbound, inbound, tunnel, admin, health, metrics] = [(); 6].map(|()| free());
+        let [outbound, inbound, tunnel, admin, health, metrics] = free();
         let proxy_ports = ProxyPorts { outbound, inbound, tunnel, admin, health, metrics };
         let config = Config { owner: proxy, proxy_ports, ..config() };
         let mut held = Held::default();
