@@ -19,7 +19,7 @@ rm -rf "$files" "$out/debian"
 put() { # FILE DIRECTORY [NAME]
     install -D -m 644 "$1" "$files/$2/${3:-$(basename "$1")}"
 }
-for unit in vm-agent.service vm-agent-proxy.socket vm-agent-proxy@.service vm-agent-ready.service vm-agent-ready.target; do
+for unit in vm-agent.service vm-agent-proxy.socket vm-agent-proxy@.service vm-agent-ready.service vm-agent-ready.target vm-agent-capture.service; do
     put systemd/$unit usr/lib/systemd/system
 done
 put systemd/vm-agent.sysusers usr/lib/sysusers.d vm-agent.conf

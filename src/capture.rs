@@ -9,11 +9,16 @@
 
 mod apply;
 mod diagnose;
+mod firewall;
+mod guard;
+mod hold;
 mod host;
 mod interface;
 mod iptables;
+mod ipv6;
 mod journal;
 mod keeper;
+mod listeners;
 mod nft;
 mod plan;
 mod ports;
@@ -22,14 +27,18 @@ mod rule;
 mod rules;
 mod sockets;
 mod tool;
+mod undo;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-pub use apply::{Applied, ApplyError, Capture, Found, Removed};
-pub use host::{HostFacts, host_facts, nameservers, nft_is_installed};
+pub use apply::{Applied, ApplyError, Capture, Found, OnFailure, Removed, Restored};
+pub use firewall::{Blocking, blocking};
+pub use host::{HostFacts, has_ipv6, host_facts, nameservers, nft_is_installed};
 pub use interface::parse_interface;
+pub use ipv6::{Ipv6, Ipv6Policy};
 pub use keeper::{CapturePhase, CaptureState, FailPolicy, Keeper};
+pub use listeners::Listeners;
 pub use plan::{Plan, Step};
 pub use ports::{Ports, parse_ports};
 pub use probe::ProbeError;
@@ -38,12 +47,12 @@ pub use rules::rules;
 pub use sockets::SocketOrder;
 pub use tool::ToolError;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use crate::base::cidr::Cidr;
 
 /// What is to be redirected, with every fact about the host already in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// What makes the rules.
     pub backend: Backend,
@@ -63,14 +72,14 @@ pub struct Config {
     pub dns: Option<DnsCapture>,
     /// The IPv4 loopback range that is left alone.
     pub loopback: Cidr,
-    /// Whether there are rules for IPv6.
-    pub ipv6: bool,
+    /// What becomes of IPv6.
+    pub ipv6: Ipv6,
     /// Whether packets that belong to no connection are dropped.
     pub drop_invalid: bool,
 }
 
 /// What makes the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// One table of our own, by `nft`.
@@ -80,7 +89,7 @@ pub enum Backend {
 }
 
 /// Which of the two iptables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flavour {
     /// The one that has rules already, else the newer one that is there.
@@ -92,7 +101,7 @@ pub enum Flavour {
 }
 
 /// How inbound connections reach the proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interception {
     /// By a new destination; the application sees connections of the proxy.
@@ -102,7 +111,7 @@ pub enum Interception {
 }
 
 /// Whose connections are exempt: the proxy's by its user, the agent's by its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The proxy's user.
     pub uid: u32,
@@ -111,7 +120,7 @@ pub struct Owner {
 }
 
 /// Where the proxy listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyPorts {
     /// For what leaves the machine (15001).
     pub outbound: u16,
@@ -119,10 +128,24 @@ pub struct ProxyPorts {
     pub inbound: u16,
     /// For tunnels of the mesh (15008).
     pub tunnel: u16,
+    /// For orders to the proxy itself, on loopback (15000).
+    pub admin: u16,
+    /// For health checks of others (15021).
+    pub health: u16,
+    /// For its metrics (15090).
+    pub metrics: u16,
+}
+
+impl ProxyPorts {
+    /// All of them, those that connections are redirected to first.
+    #[must_use]
+    pub fn all(&self) -> [u16; 6] {
+        [self.outbound, self.inbound, self.admin, self.tunnel, self.health, self.metrics]
+    }
 }
 
 /// Connections to this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inbound {
     /// Those that go through the proxy.
     pub ports: Ports,
@@ -131,7 +154,7 @@ pub struct Inbound {
 }
 
 /// Connections from this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outbound {
     /// Where to, of those that go through the proxy.
     pub ranges: Ranges,
@@ -146,7 +169,7 @@ pub struct Outbound {
 }
 
 /// Destinations.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ranges {
     /// Everywhere.
     All,
@@ -155,7 +178,7 @@ pub enum Ranges {
 }
 
 /// Whose outbound connections are looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Groups {
     /// Everybody's but these groups'.
     AllBut(Vec<u32>),
@@ -164,7 +187,7 @@ pub enum Groups {
 }
 
 /// Interfaces with a meaning of their own. A name may end with `*`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interfaces {
     /// Nothing on them is captured.
     pub excluded: Vec<String>,
@@ -187,7 +210,7 @@ impl Interfaces {
 }
 
 /// Which DNS queries go to the agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsCapture {
     /// Where the agent answers, on loopback.
     pub port: u16,

@@ -40,7 +40,8 @@ pub async fn tidy_up(
     if !capture.has_journal() {
         return Ok(());
     }
-    if policy == FailPolicy::Closed {
+    // What this process takes for the policy may lack a setting that only the agent's unit has.
+    if policy == FailPolicy::Closed || capture.is_closed() {
         tracing::warn!("The redirect rules stay (capture.failPolicy is closed).");
         return Ok(());
     }
@@ -123,6 +124,15 @@ mod tests {
         assert!(has(&paths.capture_journal()));
         tidy_up(&paths, FailPolicy::Open, None).await.unwrap();
         assert!(!has(&paths.capture_journal()));
+    }
+
+    #[tokio::test]
+    async fn rules_that_were_made_under_a_closed_policy_stay() {
+        let (_root, paths) = root();
+        let journal = r#"{"boot": "another", "undo": [], "shown": null, "restore": true}"#;
+        std::fs::write(paths.capture_journal(), journal).unwrap();
+        tidy_up(&paths, FailPolicy::Open, Some(Job::Stop)).await.unwrap();
+        assert!(has(&paths.capture_journal()));
     }
 
     #[tokio::test]

@@ -148,7 +148,7 @@ pub async fn plan(
     let user = resolve_user(settings.proxy.user.as_deref())?;
     let kube = kubernetes(settings)?;
     let registration = registration(settings, &workload);
-    let capture = capture::capture(settings, paths, workload.instance_ips.first().copied(), user)?;
+    let capture = capture::capture(settings, paths, &workload, user)?;
     let names = names::names(settings, paths, capture.is_some());
     let inputs = proxy::Inputs {
         settings,

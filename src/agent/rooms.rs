@@ -155,6 +155,7 @@ pub(super) fn capture(
     let keeper = Keeper {
         capture: plan.capture.clone(),
         policy: plan.fail_policy,
+        registered: plan.registered,
         current: move || plan.current(),
         proxy,
         state,

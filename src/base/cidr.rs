@@ -4,14 +4,24 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A range of addresses. Bits beyond the prefix are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Cidr {
     address: IpAddr,
     prefix: u8,
 }
 
 impl Cidr {
+    /// Link-local addresses of IPv6 (RFC 4291).
+    pub(super) const LINK_LOCAL_IPV6: Self =
+        Self { address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), prefix: 10 };
+    /// Link-local addresses of IPv4 (RFC 3927), among them metadata services of clouds.
+    pub(super) const LINK_LOCAL_IPV4: Self =
+        Self { address: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), prefix: 16 };
+
     /// The range of one address.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
@@ -64,6 +74,20 @@ impl fmt::Display for Cidr {
             return write!(f, "{}", self.address);
         }
         write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(range: Cidr) -> Self {
+        range.to_string()
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::hold::Held;
 use super::journal::{Journal, Undo, boot};
-use super::plan::{Plan, Step, find_iptables, ip, list_chains, save, version};
+use super::listeners::Foreign;
+use super::plan::{Plan, Step, find_iptables};
 use super::probe::{self, ProbeError};
 use super::rule::Family;
 use super::sockets::Sockets;
 use super::tool::{self, ToolError};
-use super::{Backend, Config, MARK, ROUTE_TABLE, diagnose, iptables, nft, rules};
+use super::undo::{found_by_name, shown, undo_all};
+use super::{Backend, Cidr, Config, diagnose, nft, rules};
 use crate::base::fsio::{self, FileError};
 
 /// The host's rules, by way of a journal.
@@ -18,6 +21,7 @@ use crate::base::fsio::{self, FileError};
 pub struct Capture {
     journal: PathBuf,
     sockets: Sockets,
+    restore_at_boot: bool,
 }
 
 /// What was applied.
@@ -36,6 +40,26 @@ pub enum Removed {
     Nothing,
     /// What the journal said.
     Undone,
+}
+
+/// What becomes of the rules when they cannot be put in place, or do not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// All of them are removed.
+    Undo,
+    /// Those that are in place stay.
+    Keep,
+}
+
+/// What became of the rules of an earlier boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// There were none, or an older version of the agent had made them.
+    Nothing,
+    /// They are in place already.
+    Intact,
+    /// They are in place again.
+    Restored,
 }
 
 /// What is found on the host.
@@ -67,9 +91,15 @@ pub enum ApplyError {
     /// The journal cannot be written; nothing was changed then.
     #[error("nothing was changed: what is done must be written down first")]
     Journal(#[from] FileError),
-    /// The rules are in place and do nothing; they were taken back.
-    #[error("the rules were taken back, as they do not work")]
+    /// Another user listens at a port of the proxy.
+    #[error("{0}")]
+    Port(String),
+    /// The rules are in place and do nothing.
+    #[error("the redirect rules are in place, but connections do not follow them")]
     Probe(#[from] ProbeError),
+    /// As [`ApplyError::Probe`]; they were taken back.
+    #[error("the rules were taken back, as they do not work")]
+    TakenBack(#[source] ProbeError),
     /// A tool is missing.
     #[error("{tool} is not installed")]
     Tool {
@@ -90,10 +120,18 @@ impl ApplyError {
         match self {
             Self::Host { hint, .. } => Some(hint.clone()),
             Self::Tool { hint, .. } => Some((*hint).to_owned()),
-            Self::Probe(error) => Some(error.hint()),
+            Self::Probe(error) | Self::TakenBack(error) => Some(error.hint()),
+            Self::Port(_) => Some(
+                "end that program (`ss -ltnp` shows it); then restart the proxy: `vm-agent proxy restart`"
+                    .to_owned(),
+            ),
             Self::Journal(_) => Some("make room on the disk, or make it writable".to_owned()),
             Self::Failed(_) => None,
         }
+    }
+
+    pub(super) fn port(foreign: Foreign) -> Self {
+        Self::Port(foreign.to_string())
     }
 
     pub(super) fn no_nft() -> Self {
@@ -123,13 +161,20 @@ impl Capture {
     /// The capture whose journal lies there.
     #[must_use]
     pub fn new(journal: PathBuf) -> Self {
-        Self { journal, sockets: Sockets::default() }
+        Self { journal, sockets: Sockets::default(), restore_at_boot: false }
     }
 
     /// The same, where the launcher behind this Unix socket makes what the rules are tried with.
     #[must_use]
     pub fn with_launcher(self, socket: Option<PathBuf>) -> Self {
         Self { sockets: socket.map_or(Sockets::Own, Sockets::Launcher), ..self }
+    }
+
+    /// The same, whose rules are put back at the next boot before the network is up: they stay
+    /// whatever happens to the agent and the proxy.
+    #[must_use]
+    pub fn with_restore_at_boot(self, restore_at_boot: bool) -> Self {
+        Self { restore_at_boot, ..self }
     }
 
     /// Whether anything was ever done and not undone, in this boot or an earlier one.
@@ -146,48 +191,98 @@ impl Capture {
         Plan::make(config, &self.done()).await
     }
 
-    /// Puts the rules in place, or in order, and tries them. When anything fails, what was done is
-    /// undone.
+    /// Puts the rules in place, or in order, and tries them.
     ///
     /// # Errors
-    /// With what failed; the host is as it was then.
-    pub async fn apply(&self, config: &Config) -> Result<Applied, ApplyError> {
+    /// With what failed; `on_failure` says what becomes of the rules then.
+    pub async fn apply(
+        &self,
+        config: &Config,
+        on_failure: OnFailure,
+    ) -> Result<Applied, ApplyError> {
+        let done = match self.put(config).await {
+            Ok(plan) => match probe::probe(config, &self.sockets).await {
+                Ok(probed) => return Ok(Applied { plan, probed }),
+                Err(error) => match on_failure {
+                    OnFailure::Undo => ApplyError::TakenBack(error),
+                    OnFailure::Keep => ApplyError::Probe(error),
+                },
+            },
+            Err(error) => error,
+        };
+        if on_failure == OnFailure::Undo
+            && let Err(worse) = self.remove().await
+        {
+            let error = crate::base::trouble::chain(&worse);
+            tracing::error!(error, "Some rules could not be taken back.");
+        }
+        Err(done)
+    }
+
+    /// Puts the rules in place without trying them. Those that were there stay until they are
+    /// replaced, also when this fails.
+    async fn put(&self, config: &Config) -> Result<Plan, ApplyError> {
         let before = self.done();
         let plan = Plan::make(config, &before).await?;
         // What an earlier configuration did and this one does not is undone afterwards.
         let stale: Vec<Undo> =
             before.undo.iter().filter(|undo| !plan.undo.contains(undo)).cloned().collect();
         let undo = stale.iter().chain(&plan.undo).cloned().collect();
-        let mut journal = Journal { boot: boot(), undo, shown: None, rules: None };
+        let mut journal = Journal {
+            boot: boot(),
+            undo,
+            shown: None,
+            rules: None,
+            config: Some(config.clone()),
+            restore: self.restore_at_boot,
+        };
         journal.write(&self.journal)?;
-        let done = self.execute(config, &plan).await;
-        match done {
-            Ok(probed) => {
-                undo_all(&stale).await?;
-                journal.undo.clone_from(&plan.undo);
-                journal.shown = Some(shown(&plan.undo).await?);
-                journal.rules = Some(described(config));
-                journal.write(&self.journal)?;
-                Ok(Applied { plan, probed })
-            }
-            Err(error) => {
-                if let Err(worse) = self.remove().await {
-                    let error = crate::base::trouble::chain(&worse);
-                    tracing::error!(error, "Some rules could not be taken back.");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn execute(&self, config: &Config, plan: &Plan) -> Result<String, ApplyError> {
         for step in &plan.steps {
             if let Err(error) = execute(step).await {
                 let nftables = config.backend == Backend::Nftables;
                 return Err(diagnose::explain(error, &step.input, nftables).await);
             }
         }
-        Ok(probe::probe(config, &self.sockets).await?)
+        undo_all(&stale).await?;
+        journal.undo.clone_from(&plan.undo);
+        journal.shown = Some(shown(&plan.undo).await?);
+        journal.rules = Some(described(config));
+        journal.write(&self.journal)?;
+        Ok(plan)
+    }
+
+    /// Puts the rules of an earlier boot back, before the network and the agent are up.
+    ///
+    /// DNS queries go to the host's resolvers, as the agent does not answer yet, and metadata services
+    /// of clouds at link-local addresses can be asked, which decide how the host starts.
+    ///
+    /// # Errors
+    /// With what failed.
+    pub async fn restore(&self) -> Result<Restored, ApplyError> {
+        let last = Journal::last(&self.journal).filter(|last| last.restore);
+        let Some(last) = last else { return Ok(Restored::Nothing) };
+        if last.boot == boot() && last.shown.is_some() && self.look().await? == Found::Intact {
+            return Ok(Restored::Intact);
+        }
+        let Some(mut config) = last.config else { return Ok(Restored::Nothing) };
+        config.dns = None;
+        if !config.outbound.excluded_ranges.contains(&Cidr::LINK_LOCAL_IPV4) {
+            config.outbound.excluded_ranges.push(Cidr::LINK_LOCAL_IPV4);
+        }
+        self.clone().with_restore_at_boot(true).put(&config).await?;
+        Ok(Restored::Restored)
+    }
+
+    /// Whether the rules were put in place under a closed policy, as the journal says.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        Journal::last(&self.journal).is_some_and(|last| last.restore)
+    }
+
+    /// What the rules in place, or those of the last boot, were made for.
+    #[must_use]
+    pub fn last_config(&self) -> Option<Config> {
+        Journal::last(&self.journal)?.config
     }
 
     /// Undoes what was done, whatever the configuration is now, and forgets the journal. Rules of
@@ -212,6 +307,11 @@ impl Capture {
         undo_all(&undo).await?;
         fsio::remove(&self.journal)?;
         Ok(if undo.is_empty() { Removed::Nothing } else { Removed::Undone })
+    }
+
+    /// Takes the proxy's ports, as far as they are free.
+    pub(super) async fn hold(&self, held: &mut Held, config: &Config) {
+        held.take(config, &self.sockets).await;
     }
 
     /// Tries the rules with live connections, without changing any; says what was seen.
@@ -240,7 +340,9 @@ impl Capture {
     /// # Errors
     /// When the host cannot be read.
     pub async fn stands(&self, config: &Config) -> Result<bool, ApplyError> {
-        let is_same = self.done().rules.is_some_and(|rules| rules == described(config));
+        let done = self.done();
+        let is_same = done.rules.is_some_and(|rules| rules == described(config))
+            && done.restore == self.restore_at_boot;
         Ok(is_same && self.look().await? == Found::Intact)
     }
 
@@ -259,122 +361,3 @@ async fn execute(step: &Step) -> Result<(), ToolError> {
     let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
     tool::run(&step.tool, &arguments, &step.input).await.map(drop)
 }
-
-/// What the host shows of what was done.
-async fn shown(undo: &[Undo]) -> Result<String, ApplyError> {
-    let mut text = String::new();
-    for one in undo {
-        match one {
-            Undo::NftTable => text.push_str(&nft_table().await?.unwrap_or_default()),
-            Undo::Iptables { flavour, ipv6, .. } => {
-                let saved = save(flavour, family(*ipv6)).await?;
-                text.push_str(&iptables::own_lines(&saved).join("\n"));
-            }
-            Undo::Address { address } => {
-                let all = ip(&["-6", "-o", "address", "show", "dev", "lo"]).await?;
-                text.push_str(if all.contains(address) { address } else { "-" });
-            }
-            Undo::Route { ipv6 } => {
-                let version = version(family(*ipv6));
-                let table = ROUTE_TABLE.to_string();
-                text.push_str(&ip(&[version, "route", "show", "table", &table]).await?);
-            }
-        }
-    }
-    Ok(text)
-}
-
-/// Our table as nft shows it; `None` when there is none.
-async fn nft_table() -> Result<Option<String>, ApplyError> {
-    let tool = tool::find(&["nft"]).ok_or_else(ApplyError::no_nft)?;
-    let tables = tool::run(&tool, &["list", "tables"], "").await?;
-    if !tables.lines().any(|line| line == format!("table {}", nft::TABLE)) {
-        return Ok(None);
-    }
-    let mut arguments = vec!["list", "table"];
-    arguments.extend(nft::TABLE.split(' '));
-    Ok(Some(tool::run(&tool, &arguments, "").await?))
-}
-
-/// What a lost journal would have said of the tables.
-async fn found_by_name() -> Vec<Undo> {
-    match nft_table().await {
-        Ok(Some(_)) => vec![Undo::NftTable],
-        _ => Vec::new(),
-    }
-}
-
-/// The last first, all of them even when one fails.
-async fn undo_all(undo: &[Undo]) -> Result<(), ApplyError> {
-    let mut failed = None;
-    for one in undo.iter().rev() {
-        if let Err(error) = undo_one(one).await {
-            failed.get_or_insert(error);
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-async fn undo_one(undo: &Undo) -> Result<(), ApplyError> {
-    match undo {
-        Undo::NftTable => {
-            if nft_table().await?.is_some() {
-                let tool = tool::find(&["nft"]).ok_or_else(ApplyError::no_nft)?;
-                tool::run(&tool, &["-f", "-"], &format!("delete table {}\n", nft::TABLE)).await?;
-            }
-        }
-        Undo::Iptables { flavour, ipv6, chains } => {
-            remove_chains(flavour, family(*ipv6), chains).await?;
-        }
-        Undo::Address { address } => {
-            let all = ip(&["-6", "-o", "address", "show", "dev", "lo"]).await?;
-            if all.contains(address) {
-                ip(&["-6", "address", "delete", address, "dev", "lo"]).await?;
-            }
-        }
-        Undo::Route { ipv6 } => {
-            let version = version(family(*ipv6));
-            let (mark, table) = (MARK.to_string(), ROUTE_TABLE.to_string());
-            // Either may be gone, or never have been made.
-            let rule = [version, "rule", "delete", "fwmark", &mark, "lookup", &table];
-            ip(&rule).await.ok();
-            ip(&[version, "route", "flush", "table", &table]).await.ok();
-        }
-    }
-    Ok(())
-}
-
-async fn remove_chains(flavour: &str, family: Family, before: &[String]) -> Result<(), ApplyError> {
-    let text = iptables::removal(&save(flavour, family).await?);
-    if !text.is_empty() {
-        let tool = find_iptables(flavour, family, "restore")?;
-        tool::run(&tool, &["--noflush", "--wait=30"], &text).await?;
-    }
-    // The newer iptables makes tables and chains of nftables, which can be deleted again.
-    let Some(nft) = tool::find(&["nft"]).filter(|_| flavour != "legacy") else { return Ok(()) };
-    let saved = save(flavour, family).await?;
-    let name = if family == Family::V6 { "ip6" } else { "ip" };
-    let made = |all: Vec<String>| all.into_iter().filter(|one| !before.contains(one));
-    for chain in made(list_chains(family).await?) {
-        if let Some((table, short)) = chain.split_once(' ')
-            && iptables::is_bare(&saved, &chain)
-        {
-            tool::run(&nft, &["delete", "chain", name, table, short], "").await?;
-        }
-    }
-    let left = list_chains(family).await?;
-    for table in made(left.clone()).filter(|one| OURS.contains(&one.as_str())) {
-        // One that somebody put a chain of his own into stays.
-        if !left.iter().any(|one| one.starts_with(&format!("{table} "))) {
-            tool::run(&nft, &["delete", "table", name, &table], "").await?;
-        }
-    }
-    Ok(())
-}
-
-fn family(ipv6: bool) -> Family {
-    if ipv6 { Family::V6 } else { Family::V4 }
-}
-
-/// The tables of iptables that we use.
-const OURS: [&str; 3] = ["raw", "mangle", "nat"];

@@ -1,7 +1,7 @@
 //! What the rules have to know of the host: its IPv6, its SSH, its bridges.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 use std::path::Path;
 
 use super::ports::parse_ports;
@@ -11,8 +11,6 @@ use crate::base::fsio;
 /// Facts about the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Whether any interface but loopback has an IPv6 address that others may use.
-    pub ipv6: bool,
     /// Where SSH servers listen; 22 is always among them.
     pub ssh_ports: BTreeSet<u16>,
     /// The interface that has the given address.
@@ -24,11 +22,7 @@ pub struct HostFacts {
 #[must_use]
 pub fn host_facts(addresses: &[(String, IpAddr)], own: Option<IpAddr>, sshd: &Path) -> HostFacts {
     let own = addresses.iter().find(|(_, address)| Some(*address) == own);
-    HostFacts {
-        ipv6: addresses.iter().any(|(_, address)| address.is_ipv6()),
-        ssh_ports: ssh_ports(sshd),
-        own_interface: own.map(|(name, _)| name.clone()),
-    }
+    HostFacts { ssh_ports: ssh_ports(sshd), own_interface: own.map(|(name, _)| name.clone()) }
 }
 
 /// The resolvers that a resolv.conf names.
@@ -47,6 +41,36 @@ pub fn nameservers(file: &Path) -> Vec<IpAddr> {
     }
     found.truncate(RESOLVERS);
     found
+}
+
+/// Whether the kernel has IPv6. Every interface has a link-local address then, by which neighbours
+/// on the same network can connect.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    !ipv6_addresses().is_empty()
+}
+
+/// A link-local address of this host, with its interface; one that is in use.
+pub(super) fn link_local() -> Option<SocketAddrV6> {
+    ipv6_addresses().lines().find_map(link_local_of)
+}
+
+/// `fe80000000000000001122fffe334455 02 40 20 80 eth0`: address, interface, length of the prefix,
+/// scope, flags, all hexadecimal (`/proc/net/if_inet6`, proc(5)).
+fn link_local_of(line: &str) -> Option<SocketAddrV6> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [address, interface, _, scope, flags, _] = words.as_slice() else { return None };
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    if *scope != LINK || flags & UNUSABLE != 0 {
+        return None;
+    }
+    let address = Ipv6Addr::from_bits(u128::from_str_radix(address, 16).ok()?);
+    let interface = u32::from_str_radix(interface, 16).ok()?;
+    Some(SocketAddrV6::new(address, 0, 0, interface))
+}
+
+fn ipv6_addresses() -> String {
+    fsio::read_text(Path::new("/proc/net/if_inet6"), BYTES).unwrap_or_default()
 }
 
 /// Whether `nft` can be used.
@@ -85,5 +109,29 @@ fn ssh_port(line: &str) -> Option<BTreeSet<u16>> {
 /// The C library looks at three; more make rules without use.
 const RESOLVERS: usize = 16;
 const SSH: u16 = 22;
+/// The kernel's `IPV6_ADDR_LINKLOCAL`.
+const LINK: &str = "20";
+/// `IFA_F_TENTATIVE` and `IFA_F_DADFAILED`: nobody can connect to the address yet, or ever.
+const UNUSABLE: u32 = 0x40 | 0x08;
 const BYTES: u64 = 1024 * 1024;
 const FILES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_addresses_are_read_with_their_interface() {
+        let found = link_local_of("fe80000000000000001122fffe334455 0a 40 20 80     eth0").unwrap();
+        assert_eq!(found.to_string(), "[fe80::11:22ff:fe33:4455%10]:0");
+        for line in [
+            "00000000000000000000000000000001 01 80 10 80       lo",
+            "fe80000000000000001122fffe334455 0a 40 20 c0     eth0",
+            "fd000000000000000000000000000011 0a 40 00 80     eth0",
+            "fe80 0a",
+            "",
+        ] {
+            assert_eq!(link_local_of(line), None, "{line}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ pub(super) fn replacement(rules: &[Rule], family: Family, saved: &str) -> String
             .iter()
             .filter(|rule| rule.chain == chain)
             .filter(|rule| rule.family().is_none_or(|only| only == family))
-            .flat_map(|rule| lines(rule, family))
+            .flat_map(lines)
             .collect();
         if inside.is_empty() {
             continue;
@@ -25,7 +25,12 @@ pub(super) fn replacement(rules: &[Rule], family: Family, saved: &str) -> String
         let (table, built_in, own) = names(chain);
         let lines = tables.entry(table.to_owned()).or_default();
         lines.declared.push(format!(":{own} - [0:0]"));
-        lines.added.push(format!("-A {built_in} -j {own}"));
+        // A filter decides at the first rule that accepts or drops: ours has to come before others'.
+        let enter = match table {
+            "filter" => format!("-I {built_in} 1 -j {own}"),
+            _ => format!("-A {built_in} -j {own}"),
+        };
+        lines.added.push(enter);
         lines.added.extend(inside.into_iter().map(|line| format!("-A {own} {line}")));
     }
     written(&tables)
@@ -126,14 +131,13 @@ fn names(chain: Chain) -> (&'static str, &'static str, &'static str) {
         Chain::MangleOutput => ("mangle", "OUTPUT", "VM_AGENT_MANGLE_OUT"),
         Chain::NatPrerouting => ("nat", "PREROUTING", "VM_AGENT_NAT_IN"),
         Chain::NatOutput => ("nat", "OUTPUT", "VM_AGENT_NAT_OUT"),
+        Chain::FilterInput => ("filter", "INPUT", "VM_AGENT_FILTER_IN"),
+        Chain::FilterOutput => ("filter", "OUTPUT", "VM_AGENT_FILTER_OUT"),
     }
 }
 
-/// A rule of ours can be two of theirs; one for the other family's packets is none.
-fn lines(rule: &Rule, family: Family) -> Vec<String> {
-    if rule.matches.contains(&Match::Family(Family::V6)) && family == Family::V6 {
-        return Vec::new();
-    }
+/// A rule of ours can be two of theirs.
+fn lines(rule: &Rule) -> Vec<String> {
     let matches: Vec<String> = rule.matches.iter().map(matched).collect();
     let before = matches.join(" ");
     let with = |action: String| {
@@ -158,7 +162,9 @@ fn matched(one: &Match) -> String {
         Match::ToSelf => "-m addrtype --dst-type LOCAL".to_owned(),
         Match::Tcp => "-p tcp".to_owned(),
         Match::Syn => "-m tcp --tcp-flags SYN SYN".to_owned(),
+        Match::Ack => "-m tcp --tcp-flags ACK ACK".to_owned(),
         Match::TcpTo(port) => format!("-p tcp -m tcp --dport {port}"),
+        Match::TcpFrom(port) => format!("-p tcp -m tcp --sport {port}"),
         Match::TcpNotTo(ports) => {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             format!("-p tcp -m multiport ! --dports {}", ports.join(","))
@@ -190,6 +196,7 @@ fn target(action: Action) -> String {
         Action::Return => "-j RETURN".to_owned(),
         Action::AcceptMarked(_) => "-j ACCEPT".to_owned(),
         Action::Drop => "-j DROP".to_owned(),
+        Action::Reject => "-j REJECT --reject-with tcp-reset".to_owned(),
         Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
         Action::Tproxy(port, mark) => {
             format!("-j TPROXY --on-port {port} --tproxy-mark {mark}")

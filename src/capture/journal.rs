@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Config;
 use super::rule::Family;
 use crate::base::fsio::{self, FileError};
 
@@ -19,6 +20,12 @@ pub(super) struct Journal {
     /// The rules that it was done for; missing in a journal of an older agent.
     #[serde(default)]
     pub(super) rules: Option<String>,
+    /// The same as data, for the next boot; missing in a journal of an older agent.
+    #[serde(default)]
+    pub(super) config: Option<Config>,
+    /// Whether they are put back at the next boot before the network is up.
+    #[serde(default)]
+    pub(super) restore: bool,
 }
 
 /// How one change is undone.
@@ -52,9 +59,14 @@ impl Journal {
     /// Reads a journal. One of an earlier boot has nothing to undo; an unreadable one is as
     /// good as none, as what we own can also be found by its name.
     pub(super) fn read(path: &Path) -> Option<Self> {
+        Self::last(path).filter(|journal| journal.boot == boot())
+    }
+
+    /// Reads a journal, whichever boot it speaks of.
+    pub(super) fn last(path: &Path) -> Option<Self> {
         let text = fsio::read_text(path, BYTES).ok()?;
         match serde_json::from_str::<Self>(&text) {
-            Ok(journal) => (journal.boot == boot()).then_some(journal),
+            Ok(journal) => Some(journal),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "The journal is unreadable.");
                 None

@@ -45,12 +45,16 @@ fn hook(chain: Chain) -> (&'static str, &'static str) {
         Chain::MangleOutput => ("mangle_output", "route hook output priority mangle"),
         Chain::NatPrerouting => ("nat_prerouting", "nat hook prerouting priority dstnat + 5"),
         Chain::NatOutput => ("nat_output", "nat hook output priority -95"),
+        Chain::FilterInput => ("filter_input", "filter hook input priority filter"),
+        Chain::FilterOutput => ("filter_output", "filter hook output priority filter"),
     }
 }
 
 fn line(rule: &Rule) -> String {
     // nft does not repeat what another match implies.
-    let implied = |one: &&Match| **one == Match::Tcp && rule.matches.contains(&Match::Syn);
+    let implied = |one: &&Match| {
+        **one == Match::Tcp && rule.matches.iter().any(|o| matches!(o, Match::Syn | Match::Ack))
+    };
     let matches = rule.matches.iter().filter(|one| !implied(one));
     let mut words: Vec<String> = matches.map(matched).collect();
     words.push(action(rule));
@@ -71,7 +75,9 @@ fn matched(one: &Match) -> String {
         Match::Tcp => "meta l4proto tcp".to_owned(),
         // An answer to one, which has this flag, too, is no beginning to the kernel.
         Match::Syn => "tcp flags syn".to_owned(),
+        Match::Ack => "tcp flags ack".to_owned(),
         Match::TcpTo(port) => format!("tcp dport {port}"),
+        Match::TcpFrom(port) => format!("tcp sport {port}"),
         Match::TcpNotTo(ports) => match ports.as_slice() {
             [port] => format!("tcp dport != {port}"),
             ports => {
@@ -98,6 +104,7 @@ fn action(rule: &Rule) -> String {
         Action::Return => "return".to_owned(),
         Action::AcceptMarked(mark) => format!("meta mark set {mark:#010x} accept"),
         Action::Drop => "drop".to_owned(),
+        Action::Reject => "reject with tcp reset".to_owned(),
         Action::Redirect(port) => format!("redirect to :{port}"),
         Action::Tproxy(port, mark) => {
             let family = ip(rule.family() != Some(Family::V6));

@@ -9,7 +9,9 @@ use super::journal::{Journal, Undo, is_ipv6};
 use super::rule::{Family, Rule};
 use super::rules::PASSTHROUGH;
 use super::tool::{self, ToolError};
-use super::{Backend, Config, Flavour, Interception, MARK, ROUTE_TABLE, iptables, nft, rules};
+use super::{
+    Backend, Config, Flavour, Interception, Ipv6, MARK, ROUTE_TABLE, iptables, nft, rules,
+};
 
 /// Commands, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Plan {
     /// Makes the plan. `journal` tells what of the host's state is ours already.
     pub(super) async fn make(config: &Config, journal: &Journal) -> Result<Self, ApplyError> {
         let mut plan = Self { steps: Vec::new(), undo: Vec::new() };
-        if config.ipv6 {
+        if config.ipv6 == Ipv6::Redirect {
             plan.passthrough_address(journal).await?;
         }
         if config.interception == Interception::Tproxy {
@@ -140,7 +142,8 @@ impl fmt::Display for Plan {
 }
 
 fn families(config: &Config) -> impl Iterator<Item = Family> + use<> {
-    [Family::V4].into_iter().chain(config.ipv6.then_some(Family::V6))
+    let has_ipv6 = matches!(config.ipv6, Ipv6::Redirect | Ipv6::Reject);
+    [Family::V4].into_iter().chain(has_ipv6.then_some(Family::V6))
 }
 
 /// The switch of `ip` for a family.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
+use super::host::link_local;
 use super::rules::PASSTHROUGH;
 use super::sockets::Sockets;
-use super::{Config, Groups, Interception, Owner, Ports, Ranges};
+use super::{Config, Groups, Interception, Ipv6, Owner, Ports, Ranges};
 
 /// The rules are in place and connections do not follow them.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +51,14 @@ impl ProbeError {
 /// Tries inbound and outbound rules, and says what was seen.
 pub(super) async fn probe(config: &Config, sockets: &Sockets) -> Result<String, ProbeError> {
     let [four, six] = PASSTHROUGH;
-    let mut tried = redirected(config, sockets, [four, Ipv4Addr::LOCALHOST.into()]).await?;
-    if config.ipv6 {
-        tried &= redirected(config, sockets, [six, Ipv6Addr::LOCALHOST.into()]).await?;
+    let at = |ip: IpAddr| SocketAddr::new(ip, 0);
+    let mut tried = redirected(config, sockets, [at(four), at(Ipv4Addr::LOCALHOST.into())]).await?;
+    if config.ipv6 == Ipv6::Redirect {
+        let own = [at(six), at(Ipv6Addr::LOCALHOST.into())];
+        tried &= redirected(config, sockets, own).await?;
+        if let Some(own) = link_local() {
+            tried &= redirected(config, sockets, [own.into(), own.into()]).await?;
+        }
     }
     let words = match (tried, outbound(config, sockets).await?) {
         (true, true) => "connections are redirected in both directions",
@@ -80,29 +86,32 @@ fn ports(config: &Config) -> Vec<u16> {
 async fn redirected(
     config: &Config,
     sockets: &Sockets,
-    [to, from]: [IpAddr; 2],
+    [to, from]: [SocketAddr; 2],
 ) -> Result<bool, ProbeError> {
     let failed = |at| move |source| ProbeError::Socket { at, source };
     // A transparent rule gives a connection to a listener, and without one lets it pass.
-    let listens = TcpStream::connect((from, config.proxy_ports.inbound));
+    let listens = TcpStream::connect(with_port(from, config.proxy_ports.inbound));
     if config.interception == Interception::Tproxy && listens.await.is_err() {
         return Ok(false);
     }
     let mut found = None;
     for port in ports(config) {
-        match TcpListener::bind((to, port)).await {
+        let at = with_port(to, port);
+        match TcpListener::bind(at).await {
             Ok(listener) => {
                 found = Some(listener);
                 break;
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            Err(source) => return Err(ProbeError::Socket { at: (to, port).into(), source }),
+            // An address that has just gone.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return Ok(false),
+            Err(source) => return Err(ProbeError::Socket { at, source }),
         }
     }
     let Some(listener) = found else { return Ok(false) };
-    let at = listener.local_addr().map_err(failed((to, 0).into()))?;
-    let socket = sockets.of(config.owner, to).await.map_err(failed(at))?;
-    socket.bind(SocketAddr::new(from, 0)).map_err(failed(at))?;
+    let at = listener.local_addr().map_err(failed(to))?;
+    let socket = sockets.of(config.owner, to.ip()).await.map_err(failed(at))?;
+    socket.bind(with_port(from, 0)).map_err(failed(at))?;
     // Accepted or refused by the proxy's port: either is fine. What arrived at our listener is in
     // its queue before the connection counts as made.
     drop(tokio::time::timeout(LIMIT, socket.connect(at)).await);
@@ -140,6 +149,11 @@ async fn outbound(config: &Config, sockets: &Sockets) -> Result<bool, ProbeError
         Ok(Err(_)) => Ok(false),
         Err(_) => Err(ProbeError::Left { at, port: config.proxy_ports.outbound }),
     }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 /// An address of the documentation, which no machine has.

@@ -32,17 +32,23 @@ pub enum Chain {
     NatPrerouting,
     /// Leaving connections.
     NatOutput,
+    /// Packets for this machine, after their destination is decided.
+    FilterInput,
+    /// Packets from this machine, after their destination is decided.
+    FilterOutput,
 }
 
 impl Chain {
     /// All of them, in the order in which packets meet them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::RawPrerouting,
         Self::RawOutput,
         Self::ManglePrerouting,
         Self::MangleOutput,
         Self::NatPrerouting,
         Self::NatOutput,
+        Self::FilterInput,
+        Self::FilterOutput,
     ];
 }
 
@@ -76,10 +82,14 @@ pub enum Match {
     Tcp,
     /// The first packet of a TCP connection.
     Syn,
+    /// A TCP packet with the flag ACK: all but the first packet of a connection have it.
+    Ack,
     /// TCP to this port.
     TcpTo(u16),
     /// TCP to none of these ports.
     TcpNotTo(Vec<u16>),
+    /// TCP from this port.
+    TcpFrom(u16),
     /// UDP to this port.
     UdpTo(u16),
     /// UDP from this port.
@@ -113,6 +123,8 @@ pub enum Action {
     AcceptMarked(u32),
     /// Throws it away.
     Drop,
+    /// Throws it away and answers with a TCP reset.
+    Reject,
     /// Sends it to a port of this machine.
     Redirect(u16),
     /// Gives it to the transparent socket at a port, with a mark.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rule::{self, Action, Chain, Family, Match, Rule};
-use super::{Cidr, Config, DnsCapture, Groups, Interception, LOOP_MARK, MARK, Ports, Ranges};
+use super::{Cidr, Config, DnsCapture, Groups, Interception, Ipv6, LOOP_MARK, MARK, Ports, Ranges};
 
 /// All rules, chain by chain.
 #[must_use]
@@ -18,26 +18,55 @@ pub fn rules(config: &Config) -> Vec<Rule> {
     }
     list.prerouting();
     list.output();
+    list.refuse_inbound();
+    list.protect_proxy_ports();
     list.leave_ipv6_alone();
     list.rules
 }
 
-struct List<'a> {
-    config: &'a Config,
+/// The rules so far.
+pub(super) struct List<'a> {
+    pub(super) config: &'a Config,
     rules: Vec<Rule>,
 }
 
 impl List<'_> {
-    fn add(&mut self, chain: Chain, mut matches: Vec<Match>, action: Action, why: &'static str) {
+    pub(super) fn add(
+        &mut self,
+        chain: Chain,
+        mut matches: Vec<Match>,
+        action: Action,
+        why: &'static str,
+    ) {
         if matches!(action, Action::Redirect(_) | Action::Tproxy(..)) {
             only_new(&mut matches);
         }
-        let ipv6 = matches.iter().any(|one| match one {
+        let is_ipv6 = matches.iter().any(|one| match one {
             Match::From(range) | Match::To(range) | Match::NotTo(range) => !range.is_ipv4(),
             _ => false,
         });
-        if !ipv6 || self.config.ipv6 {
+        let ports = self.config.proxy_ports;
+        let leads_to_proxy = match action {
+            Action::Redirect(port) | Action::Tproxy(port, _) => {
+                port == ports.inbound || port == ports.outbound
+            }
+            _ => false,
+        };
+        let is_wanted = match self.config.ipv6 {
+            Ipv6::Redirect => true,
+            Ipv6::Reject => !is_ipv6 || !leads_to_proxy,
+            Ipv6::Absent | Ipv6::Leave => !is_ipv6,
+        };
+        if is_wanted {
             self.rules.push(Rule { chain, matches, action, why });
+        }
+    }
+
+    /// From here on a chain is about the proxy only, which takes no IPv6.
+    fn not_for_proxy(&mut self, chain: Chain) {
+        if self.config.ipv6 == Ipv6::Reject {
+            let matches = vec![Match::Family(Family::V6)];
+            self.add(chain, matches, Action::Return, "the proxy has no IPv6 listener");
         }
     }
 
@@ -74,6 +103,8 @@ impl List<'_> {
     fn transparent(&mut self) {
         let (config, pre, out) = (self.config, Chain::ManglePrerouting, Chain::MangleOutput);
         let lo = || Match::In("lo".to_owned());
+        self.not_for_proxy(pre);
+        self.not_for_proxy(out);
         self.skip_interfaces(pre);
         let marked = vec![Match::Tcp, Match::Mark(MARK)];
         self.add(pre, marked, Action::SaveMark, "answered with the same mark");
@@ -113,6 +144,9 @@ impl List<'_> {
 
     fn prerouting(&mut self) {
         let (config, pre) = (self.config, Chain::NatPrerouting);
+        if config.interception == Interception::Redirect || !config.interfaces.guests.is_empty() {
+            self.not_for_proxy(pre);
+        }
         self.guests();
         if config.interception == Interception::Tproxy {
             return;
@@ -148,7 +182,7 @@ impl List<'_> {
         }
     }
 
-    fn skip_interfaces(&mut self, chain: Chain) {
+    pub(super) fn skip_interfaces(&mut self, chain: Chain) {
         let interfaces = &self.config.interfaces;
         for name in &interfaces.excluded {
             self.add(chain, vec![Match::In(name.clone())], Action::Return, "excluded interface");
@@ -158,7 +192,7 @@ impl List<'_> {
         }
     }
 
-    fn exclude_inbound(&mut self, chain: Chain) {
+    pub(super) fn exclude_inbound(&mut self, chain: Chain) {
         let config = self.config;
         let tunnel = vec![Match::TcpTo(config.proxy_ports.tunnel)];
         self.add(chain, tunnel, Action::Return, "tunnels of the mesh");
@@ -189,6 +223,11 @@ impl List<'_> {
             }
         }
         self.dns();
+        self.not_for_proxy(out);
+        // The proxy would connect to such an address without the interface that belongs to it
+        // (RFC 4007): no such connection would succeed.
+        let link_local = vec![Match::To(Cidr::LINK_LOCAL_IPV6)];
+        self.add(out, link_local, Action::Return, "link-local");
         for loopback in self.loopbacks() {
             self.add(out, vec![Match::To(loopback)], Action::Return, "loopback");
         }
@@ -272,14 +311,15 @@ impl List<'_> {
 
     /// Without rules for IPv6, those that name no address must not meet its packets.
     fn leave_ipv6_alone(&mut self) {
-        if self.config.ipv6 {
-            return;
-        }
+        let why = match self.config.ipv6 {
+            Ipv6::Absent => "no IPv6 here",
+            Ipv6::Leave => "IPv6 is left alone",
+            Ipv6::Redirect | Ipv6::Reject => return,
+        };
         for chain in Chain::ALL {
             let first = self.rules.iter().position(|rule| rule.chain == chain);
             if let Some(first) = first {
                 let matches = vec![Match::Family(Family::V6)];
-                let why = "no IPv6 here";
                 self.rules.insert(first, Rule { chain, matches, action: Action::Return, why });
             }
         }

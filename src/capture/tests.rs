@@ -8,12 +8,19 @@ use tokio_util::sync::CancellationToken;
 use super::rule::Family;
 use super::*;
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         backend: Backend::Nftables,
         interception: Interception::Redirect,
         owner: Owner { uid: 1337, gid: 1338 },
-        proxy_ports: ProxyPorts { outbound: 15001, inbound: 15006, tunnel: 15008 },
+        proxy_ports: ProxyPorts {
+            outbound: 15001,
+            inbound: 15006,
+            tunnel: 15008,
+            admin: 15000,
+            health: 15021,
+            metrics: 15090,
+        },
         inbound: Inbound { ports: Ports::All, excluded: BTreeSet::from([22, 15020]) },
         outbound: Outbound {
             ranges: Ranges::All,
@@ -25,7 +32,7 @@ fn config() -> Config {
         interfaces: Interfaces { bridges: vec!["docker*".to_owned()], ..Interfaces::default() },
         dns: Some(DnsCapture { port: 15053, servers: Some(vec!["127.0.0.53".parse().unwrap()]) }),
         loopback: "127.0.0.1".parse().unwrap(),
-        ipv6: false,
+        ipv6: Ipv6::Absent,
         drop_invalid: false,
     }
 }
@@ -69,6 +76,14 @@ const USUAL: &str = r#"table inet vm_agent {
 		ip daddr 127.0.0.1 return comment "loopback"
 		tcp flags syn redirect to :15001 comment "outbound"
 	}
+
+	chain filter_output {
+		type filter hook output priority filter; policy accept;
+		meta nfproto ipv6 return comment "no IPv6 here"
+		oifname "lo" tcp dport 15000 meta skuid != 0 meta skuid != 1337 reject with tcp reset comment "admin port of the proxy"
+		tcp sport 15001 tcp flags syn meta skuid != 1337 drop comment "only the proxy answers here"
+		tcp sport 15006 tcp flags syn meta skuid != 1337 drop comment "only the proxy answers here"
+	}
 }
 "#;
 
@@ -78,7 +93,14 @@ fn the_usual_machine_gets_istios_rules_in_one_table() {
 }
 
 /// The same rules for iptables.
-const USUAL_IPTABLES: &str = "*nat
+const USUAL_IPTABLES: &str = "*filter
+:VM_AGENT_FILTER_OUT - [0:0]
+-I OUTPUT 1 -j VM_AGENT_FILTER_OUT
+-A VM_AGENT_FILTER_OUT -o lo -p tcp -m tcp --dport 15000 -m owner ! --uid-owner 0 -m owner ! --uid-owner 1337 -j REJECT --reject-with tcp-reset
+-A VM_AGENT_FILTER_OUT -p tcp -m tcp --sport 15001 -m tcp --tcp-flags SYN SYN -m owner ! --uid-owner 1337 -j DROP
+-A VM_AGENT_FILTER_OUT -p tcp -m tcp --sport 15006 -m tcp --tcp-flags SYN SYN -m owner ! --uid-owner 1337 -j DROP
+COMMIT
+*nat
 :VM_AGENT_NAT_IN - [0:0]
 :VM_AGENT_NAT_OUT - [0:0]
 -A PREROUTING -j VM_AGENT_NAT_IN
@@ -100,7 +122,7 @@ COMMIT
 
 #[test]
 fn iptables_gets_the_same_rules_in_chains_of_our_own() {
-    let rules = rules(&Config { dns: None, ipv6: true, ..config() });
+    let rules = rules(&Config { dns: None, ipv6: Ipv6::Redirect, ..config() });
     assert_eq!(iptables::replacement(&rules, Family::V4, ""), USUAL_IPTABLES);
     let six = iptables::replacement(&rules, Family::V6, "");
     assert!(six.contains("-o lo -s ::6 -j RETURN") && !six.contains("127.0.0"), "{six}");
@@ -160,10 +182,48 @@ fn what_is_excluded_comes_before_what_is_captured() {
 
 #[test]
 fn ipv6_has_rules_of_its_own_where_the_host_has_ipv6() {
-    let lines = lines(&Config { ipv6: true, dns: None, ..config() });
+    let lines = lines(&Config { ipv6: Ipv6::Redirect, dns: None, ..config() });
     assert!(!lines.iter().any(|line| line.contains("no IPv6")));
     position(&lines, "oifname \"lo\" ip6 saddr ::6 return");
     position(&lines, "ip6 daddr ::1 return");
+    position(&lines, "ip6 daddr fe80::/10 return comment \"link-local\"");
+    assert!(!lines.iter().any(|line| line.contains("chain filter_input")), "it is redirected");
+}
+
+#[test]
+fn ipv6_without_a_listener_is_refused_inbound_and_passes_outbound() {
+    for interception in [Interception::Redirect, Interception::Tproxy] {
+        let mut config = Config { ipv6: Ipv6::Reject, interception, ..config() };
+        config.inbound.ports = Ports::Only(BTreeSet::from([80]));
+        config.dns =
+            Some(DnsCapture { port: 15053, servers: Some(vec!["fd00::53".parse().unwrap()]) });
+        let lines = lines(&config);
+        let input: Vec<&str> =
+            lines[position(&lines, "chain filter_input")..].iter().map(String::as_str).collect();
+        let first = input.iter().find(|line| line.contains("reject")).unwrap();
+        assert!(first.starts_with("tcp dport 80 tcp flags syn reject with tcp reset"), "{first}");
+        let output = position(&lines, "chain nat_output");
+        let dns = output + position(&lines[output..], "ip6 daddr fd00::53 udp dport 53 redirect");
+        let end = output + position(&lines[output..], "meta nfproto ipv6 return");
+        let outbound = output + position(&lines[output..], "tcp flags syn redirect to :15001");
+        assert!(dns < end && end < outbound, "{lines:#?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("ip6")
+                && line.contains(":150")
+                && !line.contains(":15053")),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_transparent_connection_without_a_listener_is_refused() {
+    let config = Config { interception: Interception::Tproxy, ..config() };
+    let lines = lines(&config);
+    let chain = position(&lines, "chain filter_input");
+    let taken = position(&lines[chain..], "meta l4proto tcp meta mark 0x00000539 return");
+    let refused = position(&lines[chain..], "tcp flags syn reject with tcp reset");
+    assert!(position(&lines[chain..], "tcp flags ack return") < taken && taken < refused);
 }
 
 #[test]
@@ -217,7 +277,6 @@ fn ssh_is_found_wherever_it_listens() {
     let facts = host_facts(&addresses, Some(own), &config);
     assert_eq!(facts.ssh_ports, BTreeSet::from([22, 2022, 2200, 2222]));
     assert_eq!(facts.own_interface.as_deref(), Some("eth0"));
-    assert!(!facts.ipv6);
 }
 
 #[tokio::test]
@@ -225,7 +284,7 @@ async fn a_journal_of_another_boot_has_nothing_to_undo() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state/capture.json");
     let undo = vec![journal::Undo::Address { address: "::6/128".to_owned() }];
-    let mut then = journal::Journal { boot: journal::boot(), undo, shown: None, rules: None };
+    let mut then = journal::Journal { boot: journal::boot(), undo, ..journal::Journal::default() };
     then.write(&path).unwrap();
     assert_eq!(journal::Journal::read(&path), Some(then.clone()));
     assert_eq!(Capture::new(path.clone()).look().await.unwrap(), Found::Broken);
@@ -242,7 +301,8 @@ fn left_behind(config: &Config) -> (tempfile::TempDir, Capture) {
     let path = directory.path().join("state/capture.json");
     let undo = vec![journal::Undo::Address { address: "::6/128".to_owned() }];
     let (shown, rules) = (Some("-".to_owned()), Some(apply::described(config)));
-    journal::Journal { boot: journal::boot(), undo, shown, rules }.write(&path).unwrap();
+    let journal = journal::Journal::default();
+    journal::Journal { boot: journal::boot(), undo, shown, rules, ..journal }.write(&path).unwrap();
     (directory, Capture::new(path))
 }
 
@@ -256,6 +316,8 @@ async fn rules_stand_only_while_they_are_the_ones_that_are_wanted() {
     other = config();
     other.backend = Backend::Iptables(Flavour::Nft);
     assert!(!capture.stands(&other).await.unwrap(), "another tool");
+    let closed = capture.clone().with_restore_at_boot(true);
+    assert!(!closed.stands(&config()).await.unwrap(), "another fail policy");
     let nothing = tempfile::tempdir().unwrap();
     let nothing = Capture::new(nothing.path().join("capture.json"));
     assert!(!nothing.stands(&config()).await.unwrap());
@@ -268,7 +330,7 @@ async fn rules_of_an_earlier_agent_go_on_before_the_proxy_is_ready() {
     let (state, mut shown) = watch::channel(CaptureState::waiting(Backend::Nftables));
     let (policy, clock) = (FailPolicy::Open, crate::base::clock::system());
     let (kept, current) = (capture.clone(), config);
-    let keeper = Keeper { capture, current, policy, proxy: is_up, state, clock };
+    let keeper = Keeper { capture, current, policy, registered: None, proxy: is_up, state, clock };
     let stop = CancellationToken::new();
     let seen = async {
         let state = shown.wait_for(|state| state.phase == CapturePhase::Active).await.unwrap();
@@ -277,6 +339,23 @@ async fn rules_of_an_earlier_agent_go_on_before_the_proxy_is_ready() {
     };
     tokio::join!(keeper.run(stop.clone()), seen);
     assert!(kept.stands(&config()).await.unwrap(), "they were left alone");
+}
+
+#[tokio::test]
+async fn only_rules_of_a_closed_policy_are_restored_and_a_config_survives_the_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture.json");
+    let capture = Capture::new(path.clone());
+    assert_eq!(capture.restore().await.unwrap(), Restored::Nothing);
+    let mut config = config();
+    config.inbound.ports = Ports::Only(BTreeSet::from([80]));
+    config.outbound.ranges = Ranges::Only(vec!["10.0.0.0/8".parse().unwrap()]);
+    let journal = journal::Journal { config: Some(config.clone()), ..journal::Journal::default() };
+    journal.write(&path).unwrap();
+    assert_eq!(capture.restore().await.unwrap(), Restored::Nothing, "it was open");
+    assert_eq!(capture.last_config(), Some(config));
+    std::fs::write(&path, r#"{"boot": "x", "undo": [], "shown": null}"#).unwrap();
+    assert_eq!(capture.last_config(), None, "of an older agent");
 }
 
 fn ranges() -> impl Strategy<Value = Vec<Cidr>> {
@@ -293,7 +372,7 @@ proptest! {
         ports in prop::collection::btree_set(1..=u16::MAX, 0..5),
         only in ranges(),
         excluded in ranges(),
-        ipv6: bool,
+        ipv6 in prop::sample::select(vec![Ipv6::Absent, Ipv6::Redirect, Ipv6::Reject, Ipv6::Leave]),
         tproxy: bool,
     ) {
         let mut config = config();
@@ -303,7 +382,9 @@ proptest! {
         config.outbound.excluded_ranges = excluded;
         config.interception = if tproxy { Interception::Tproxy } else { Interception::Redirect };
         let rules = rules(&config);
-        prop_assert!(ipv6 || rules.iter().all(|rule| rule.family() != Some(Family::V6) || rule.why == "no IPv6 here"));
+        let is_off = matches!(ipv6, Ipv6::Absent | Ipv6::Leave);
+        let at_all = |rule: &Rule| rule.family() == Some(Family::V6) && rule.action != Action::Return;
+        prop_assert!(!is_off || !rules.iter().any(at_all));
         let table = nft::table(&rules);
         let whole = |line: &&str| line.contains("comment \"");
         prop_assert_eq!(table.lines().filter(whole).count(), rules.len());

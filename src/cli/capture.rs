@@ -3,10 +3,10 @@
 use super::exit::{Exit, Failure};
 use super::options::{Global, Overrides};
 use super::run::{make_plan, plan_failure, runtime};
-use super::{screen, settings};
+use super::{screen, settings, stopping};
 use crate::agent::CapturePlan;
 use crate::base::clock;
-use crate::capture::{ApplyError, Capture, Found, Removed};
+use crate::capture::{ApplyError, Capture, Found, OnFailure, Removed};
 use crate::config::Loaded;
 
 /// The subcommands.
@@ -18,6 +18,9 @@ pub(super) enum Command {
     Apply(PlanArgs),
     /// Undo what was done to this host's rules, whatever the configuration is now
     Remove,
+    /// Put the rules of the last boot back, where capture.failPolicy is closed
+    #[command(hide = true)]
+    Restore,
 }
 
 /// Options of `plan` and `apply`.
@@ -31,6 +34,7 @@ pub(super) fn run(global: &Global, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Plan(args) => runtime()?.block_on(plan(global, args)),
         Command::Apply(args) => runtime()?.block_on(apply(global, args)),
+        Command::Restore => stopping::restore(global),
         Command::Remove => {
             let capture = Capture::new(settings::paths(global).capture_journal());
             let words = match runtime()?.block_on(capture.remove_by_name()).map_err(failure)? {
@@ -52,7 +56,12 @@ async fn plan(global: &Global, args: &PlanArgs) -> Result<(), Failure> {
 async fn apply(global: &Global, args: &PlanArgs) -> Result<(), Failure> {
     let wanted = wanted(global, args).await?;
     let before = wanted.capture.look().await.map_err(failure)?;
-    let applied = wanted.capture.apply(&wanted.config).await.map_err(failure)?;
+    // Rules that were in place are not removed because these fail.
+    let on_failure = match before {
+        Found::Absent => OnFailure::Undo,
+        Found::Intact | Found::Broken => OnFailure::Keep,
+    };
+    let applied = wanted.capture.apply(&wanted.config, on_failure).await.map_err(failure)?;
     let words = match before {
         Found::Absent => "the rules are in place",
         Found::Intact => "the rules were in place, and are applied anew",

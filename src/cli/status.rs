@@ -233,6 +233,12 @@ fn capture(status: &Value) -> String {
         let name = backend.as_str().unwrap_or("iptables");
         line.push_str(&format!(" (by {name})"));
     }
+    match status.pointer("/capture/ipv6").and_then(Value::as_str) {
+        Some("redirect") => line.push_str(", IPv4 and IPv6"),
+        Some("reject") => line.push_str(", IPv4; IPv6 is refused inbound and passes outbound"),
+        Some("leave") => line.push_str(", IPv4; IPv6 is left alone (capture.ipv6)"),
+        _ => {}
+    }
     if let Some(repairs) = status.pointer("/capture/repairs").and_then(Value::as_u64)
         && repairs > 0
     {

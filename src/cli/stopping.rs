@@ -1,7 +1,7 @@
 //! The hidden subcommands that the service manager runs around the agent's end (`ExecStop=`,
 //! `ExecStopPost=`). It has them do what the agent itself must not: ask what the service manager does.
 
-use super::capture;
+use super::capture::{self, failure as capture_failure};
 use super::exit::{Exit, Failure};
 use super::logs;
 use super::options::{Global, Overrides};
@@ -9,7 +9,7 @@ use super::run::runtime;
 use super::{settings, status};
 use crate::agent::tidy_up;
 use crate::base::trouble::chain;
-use crate::capture::FailPolicy;
+use crate::capture::{Capture, FailPolicy, Restored};
 use crate::status::{Wish, order};
 use crate::systemd::{self, Job};
 
@@ -38,6 +38,23 @@ pub(super) fn after(global: &Global) -> Result<(), Failure> {
         });
         tidy_up(&paths, policy, job).await.map_err(capture::failure)
     })
+}
+
+/// At boot, before the network: puts the last rules back where the policy was closed. The agent puts
+/// them in order when it starts.
+pub(super) fn restore(global: &Global) -> Result<(), Failure> {
+    logs::start(global, logs::Wanted { level: "info", json: false });
+    let capture = Capture::new(settings::paths(global).capture_journal());
+    match runtime()?.block_on(capture.restore()).map_err(capture_failure)? {
+        Restored::Nothing => tracing::info!("There are no redirect rules of an earlier boot."),
+        Restored::Intact => tracing::info!("The redirect rules are in place."),
+        Restored::Restored => {
+            tracing::info!(
+                "Restored the redirect rules of the last boot (capture.failPolicy: closed)."
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Rules of which nobody can tell what should become of them stay: traffic around the proxy may be

@@ -9,7 +9,7 @@ use super::finding::{Blame, Finding, Id};
 use super::{Case, LIMIT};
 use crate::agent::{CapturePlan, PlanError, outline};
 use crate::base::trouble::chain;
-use crate::capture::{ApplyError, Found};
+use crate::capture::{ApplyError, Found, blocking};
 use crate::dns;
 use crate::envoy::{ProxyUser, UserError};
 use crate::workload::Workload;
@@ -22,8 +22,25 @@ pub(super) async fn examine(
     let (Some(workload), Ok(user)) = (workload, user) else { return Vec::new() };
     let plan = outline::capture(case.settings, &case.patient.paths, workload, *user);
     let captured = matches!(plan, Ok(Some(_)));
+    let firewall = firewall(plan.as_ref().ok().and_then(Option::as_ref)).await;
     let (capture, names) = tokio::join!(capture(case, plan), names(case, captured));
-    vec![capture, names]
+    [Some(capture), Some(names), firewall].into_iter().flatten().collect()
+}
+
+/// A host firewall that drops what is redirected: the rules work, and nobody is answered.
+async fn firewall(plan: Option<&CapturePlan>) -> Option<Finding> {
+    let found = timeout(LIMIT, blocking(&plan?.config)).await.ok().flatten()?;
+    let port = found.port;
+    let cause = format!(
+        "the host's firewall ({}) drops by default and does not name port {port}, to which inbound \
+         connections are redirected",
+        found.place
+    );
+    let mend = format!(
+        "allow TCP to port {port} there, beside the application's ports: `ufw allow {port}/tcp`, \
+         `firewall-cmd --permanent --add-port={port}/tcp`, or a rule of the host's own"
+    );
+    Some(Finding::warning(Id::Capture, cause).mend(mend))
 }
 
 async fn capture(case: &Case<'_>, plan: Result<Option<CapturePlan>, PlanError>) -> Finding {

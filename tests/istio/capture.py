@@ -107,13 +107,14 @@ table ip nat {
             self.vm_agent("capture", "apply", "--capture", backend)
             self.assertIn("VM_AGENT_NAT_OUT", rules("vm1"))
             self.vm_agent("capture", "apply", "--capture", backend)
-            self.assertEqual(rules("vm1").count("-A OUTPUT -j VM_AGENT_NAT_OUT") + rules("vm1").count("jump VM_AGENT_NAT_OUT"), 1)
+            jumps = rules("vm1").count("-A OUTPUT -j VM_AGENT_NAT_OUT") + rules("vm1").count("jump VM_AGENT_NAT_OUT")
+            self.assertEqual(jumps, 2, "one for each family of addresses")
             self.vm_agent("capture", "remove")
             self.assertEqual(rules("vm1"), before)
 
     def test_legacy_iptables_works_where_it_has_rules(self):
         # Its tables cannot be taken away by anybody once they are there.
-        LAB.run("vm1", "iptables-legacy-restore", input="*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\n-A OUTPUT -p tcp --dport 4444 -j RETURN\nCOMMIT\n")
+        LAB.run("vm1", "iptables-legacy-restore", input="*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\n-A OUTPUT -p tcp --dport 4444 -j RETURN\nCOMMIT\n")
         self.addCleanup(LAB.run, "vm1", "iptables-legacy-restore", input="*nat\nCOMMIT\n")
         before = rules("vm1")
         self.vm_agent("capture", "apply", "--capture", "iptables")

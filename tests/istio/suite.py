@@ -25,6 +25,7 @@ from health import *
 from inputs import *
 from joining import *
 from names import *
+from neighbour import *
 from renewal import *
 from shapes import *
 from sources import *

@@ -157,6 +157,8 @@ ethernets:
     def _off(self):
         """After the last process: a machine without power has no routes, rules and connections."""
         namespace = self.lab.namespace(self.name)
+        # At once; with the namespace it would go some time later.
+        subprocess.run(["ip", "-n", self.lab.namespace("cp"), "link", "del", self._port()], capture_output=True)
         subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
         for group in self._groups():
             for directory, _, _ in os.walk(group, topdown=False):
@@ -230,7 +232,7 @@ ethernets:
 
     def _network(self):
         namespace = self.lab.namespace(self.name)
-        port = f"{os.getpid() % 100000}{self.name}"[:15]
+        port = self._port()
         for command in (
                 ["ip", "netns", "add", namespace],
                 ["ip", "-n", self.lab.namespace("cp"), "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace],
@@ -238,6 +240,10 @@ ethernets:
                 # The same at every boot, as a cloud gives it.
                 ["ip", "-n", namespace, "link", "set", "eth0", "address", f"52:54:00:99:00:{int(self.ip.rpartition('.')[2]):02x}"]):
             subprocess.run(command, check=True, capture_output=True)
+
+    def _port(self):
+        """Its end on the bridge."""
+        return f"{os.getpid() % 100000}{self.name}"[:15]
 
     def _groups(self):
         """Its cgroups, the unified hierarchy's first. Machines in one group would take each other's processes for their own."""

@@ -9,7 +9,8 @@ import package
 from bed import joined, until, until_ready
 from case import Case
 
-UNITS = ("vm-agent.service", "vm-agent-proxy.socket", "vm-agent-proxy@1.service", "vm-agent-ready.service", "vm-agent-ready.target")
+UNITS = ("vm-agent.service", "vm-agent-proxy.socket", "vm-agent-proxy@1.service", "vm-agent-ready.service", "vm-agent-ready.target",
+         "vm-agent-capture.service")
 
 #: Run by the agent itself, as the probe of an application: what a broken agent could do. Each attempt tells its outcome.
 ATTEMPTS = r'''

@@ -12,6 +12,7 @@ import package
 
 # The test classes, by the name that ARGS gives.
 from attack import *
+from boot import *
 from disruption import *
 from gone import *
 from images import *

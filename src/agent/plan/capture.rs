@@ -7,12 +7,13 @@ use std::path::Path;
 use nix::unistd::Group;
 
 use crate::capture::{
-    Backend, Capture, Config, DnsCapture, FailPolicy, Flavour, Groups, Inbound, Outbound, Owner,
-    ProxyPorts, host_facts, nameservers, nft_is_installed,
+    Backend, Capture, Config, DnsCapture, FailPolicy, Flavour, Groups, Inbound, Ipv6, Ipv6Policy,
+    Listeners, Outbound, Owner, ProxyPorts, has_ipv6, host_facts, nameservers, nft_is_installed,
 };
 use crate::config::{CaptureMode, Paths, Settings};
 use crate::envoy::ProxyUser;
 use crate::platform;
+use crate::workload::Workload;
 
 use super::PlanError;
 use super::proxy::launch_socket;
@@ -28,19 +29,30 @@ pub struct CapturePlan {
     pub fail_policy: FailPolicy,
     /// Whether only queries to the host's resolvers are captured.
     pub follows_resolvers: bool,
+    /// What the operator wants of IPv6.
+    pub ipv6: Ipv6Policy,
+    /// The address that the machine is registered with, where it is an IP address.
+    pub registered: Option<IpAddr>,
 }
 
 impl CapturePlan {
-    /// The rules for the host as it is now: its resolvers and addresses may have changed.
+    /// The rules for the host as it is now: its resolvers, its IPv6 and the proxy's listeners may
+    /// have changed.
     #[must_use]
     pub fn current(&self) -> Config {
         let mut config = self.config.clone();
         if let (Some(dns), true) = (&mut config.dns, self.follows_resolvers) {
             dns.servers = Some(nameservers(Path::new(RESOLV_CONF)));
         }
-        config.ipv6 = host_facts(&platform::interface_addresses(), None, Path::new(SSHD)).ipv6;
+        config.ipv6 = ipv6(self.ipv6, config.proxy_ports, &self.capture);
         config
     }
+}
+
+/// What becomes of IPv6, by what the proxy listens on; while it does not, as it was before.
+fn ipv6(policy: Ipv6Policy, ports: ProxyPorts, capture: &Capture) -> Ipv6 {
+    let before = capture.last_config().map(|config| config.ipv6);
+    policy.decide(has_ipv6(), &Listeners::look(ports), before)
 }
 
 /// `None` where nothing is captured.
@@ -50,7 +62,7 @@ impl CapturePlan {
 pub(super) fn capture(
     settings: &Settings,
     paths: &Paths,
-    address: Option<IpAddr>,
+    workload: &Workload,
     user: Option<ProxyUser>,
 ) -> Result<Option<CapturePlan>, PlanError> {
     let wanted = &settings.capture;
@@ -64,16 +76,28 @@ pub(super) fn capture(
     if user.uid == 0 || user.gid == 0 {
         return Err(PlanError::CaptureOfRoot);
     }
+    let address = workload.instance_ips.first().copied();
     let facts = host_facts(&platform::interface_addresses(), address, Path::new(SSHD));
     let mut excluded = wanted.excluded_inbound_ports.clone();
     excluded.extend(facts.ssh_ports.iter().copied());
     excluded.extend(own_ports(settings));
     let servers = (!settings.dns.all_queries).then(|| nameservers(Path::new(RESOLV_CONF)));
+    let capture = Capture::new(paths.capture_journal())
+        .with_launcher(launch_socket(paths))
+        .with_restore_at_boot(wanted.fail_policy == FailPolicy::Closed);
+    let proxy_ports = ProxyPorts {
+        outbound: 15_001,
+        inbound: 15_006,
+        tunnel: 15_008,
+        admin: super::outline::admin_port(settings),
+        health: 15_021,
+        metrics: 15_090,
+    };
     let config = Config {
         backend,
         interception: wanted.interception,
         owner: Owner { uid: user.uid, gid: user.gid },
-        proxy_ports: ProxyPorts { outbound: 15_001, inbound: 15_006, tunnel: 15_008 },
+        proxy_ports,
         inbound: Inbound { ports: wanted.inbound_ports.clone(), excluded },
         outbound: Outbound {
             ranges: wanted.outbound_ranges.clone(),
@@ -85,14 +109,16 @@ pub(super) fn capture(
         interfaces: wanted.interfaces.clone().with_uplink(facts.own_interface.as_deref()),
         dns: settings.dns.enabled.then_some(DnsCapture { port: settings.dns.port, servers }),
         loopback: wanted.loopback,
-        ipv6: facts.ipv6,
+        ipv6: ipv6(wanted.ipv6, proxy_ports, &capture),
         drop_invalid: wanted.drop_invalid,
     };
     Ok(Some(CapturePlan {
-        capture: Capture::new(paths.capture_journal()).with_launcher(launch_socket(paths)),
+        capture,
         config,
         fail_policy: wanted.fail_policy,
         follows_resolvers: !settings.dns.all_queries,
+        ipv6: wanted.ipv6,
+        registered: workload.address.ip(),
     }))
 }
 

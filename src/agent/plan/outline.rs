@@ -77,8 +77,7 @@ pub fn capture(
     workload: &Workload,
     user: Option<ProxyUser>,
 ) -> Result<Option<CapturePlan>, PlanError> {
-    let address = workload.instance_ips.first().copied();
-    super::capture::capture(settings, paths, address, user)
+    super::capture::capture(settings, paths, workload, user)
 }
 
 /// How names are answered; `None` where they are not.

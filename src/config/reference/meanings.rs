@@ -297,6 +297,14 @@ pub(super) const MEANINGS: &[(&str, &str, &str)] = &[
         "IPv4 loopback range that is left alone",
         "`ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`",
     ),
+    (
+        "capture.ipv6",
+        "What becomes of IPv6, link-local addresses included: `redirect` sends it through Envoy, \
+         `reject` refuses inbound connections and lets outbound ones pass without the mesh, `leave` \
+         lets both pass without any policy; `auto` is `redirect` while Envoy listens on IPv6, else \
+         `reject`",
+        "",
+    ),
     ("capture.dropInvalid", "Drop packets that belong to no connection", "`INVALID_DROP`"),
     (
         "capture.failPolicy",

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::capture::{
-    Backend, Cidr, FailPolicy, Flavour, Interception, Interfaces, Ports, Ranges, parse_interface,
-    parse_ports,
+    Backend, Cidr, FailPolicy, Flavour, Interception, Interfaces, Ipv6, Ipv6Policy, Ports, Ranges,
+    parse_interface, parse_ports,
 };
 use crate::config::paths::Paths;
 use crate::config::reader::Reader;
@@ -36,6 +36,8 @@ pub struct Capture {
     pub interfaces: Interfaces,
     /// The IPv4 loopback range that is left alone.
     pub loopback: Cidr,
+    /// What becomes of IPv6.
+    pub ipv6: Ipv6Policy,
     /// Whether packets of no connection are dropped.
     pub drop_invalid: bool,
     /// What becomes of the rules when the proxy is gone for good.
@@ -71,6 +73,7 @@ impl Capture {
             guests: interfaces(reader, "capture.guestInterfaces", ""),
         };
         let loopback = loopback(reader);
+        let ipv6 = ipv6(reader);
         let drop_invalid = reader.flag("capture.dropInvalid", false);
         let fail_policy = fail_policy(reader);
         Some(Self {
@@ -86,6 +89,7 @@ impl Capture {
             excluded_groups,
             interfaces,
             loopback: loopback?,
+            ipv6: ipv6?,
             drop_invalid,
             fail_policy: fail_policy?,
         })
@@ -115,6 +119,16 @@ fn interception(reader: &mut Reader<'_>) -> Option<Interception> {
         ("TPROXY", Interception::Tproxy),
     ];
     reader.choice("capture.interception", "redirect", &choices)
+}
+
+fn ipv6(reader: &mut Reader<'_>) -> Option<Ipv6Policy> {
+    let choices = [
+        ("auto", Ipv6Policy::Auto),
+        ("redirect", Ipv6Policy::Always(Ipv6::Redirect)),
+        ("reject", Ipv6Policy::Always(Ipv6::Reject)),
+        ("leave", Ipv6Policy::Always(Ipv6::Leave)),
+    ];
+    reader.choice("capture.ipv6", "auto", &choices)
 }
 
 fn fail_policy(reader: &mut Reader<'_>) -> Option<FailPolicy> {
