@@ -13,3 +13,4 @@ pub mod program;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;
+pub mod user_file;

@@ -21,6 +21,8 @@ use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServic
 
 #[path = "agent/pages.rs"]
 mod pages;
+#[path = "agent/secret_files.rs"]
+mod secret_files;
 #[path = "agent/sources.rs"]
 mod sources;
 #[path = "agent/survival.rs"]

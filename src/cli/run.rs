@@ -30,11 +30,15 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let log = &loaded.settings.log;
     logs::start(global, logs::Wanted { level: &log.level, json: log.json });
     let configuration = settings::configuration(global, loaded, args.overrides);
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let mut agent = start(global, configuration).await?;
         let reason = agent.reason().await;
         finish(agent, reason).await
-    })
+    });
+    // A read that hangs in a file system must not keep the process from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The runtime of every command that waits for anything. One thread: the agent relays and waits,

@@ -257,7 +257,7 @@ pub(super) fn exit_of(condition: &Value) -> Exit {
             Exit::Credential
         }
         "registration" => Exit::Registration,
-        "proxy" => Exit::Proxy,
+        "proxy" | "secrets" => Exit::Proxy,
         "capture" | "storage" => Exit::Host,
         "control-plane" if what.contains("WorkloadGroup") => Exit::Registration,
         _ => Exit::ControlPlane,

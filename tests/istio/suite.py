@@ -24,6 +24,7 @@ from health import *
 from joining import *
 from names import *
 from renewal import *
+from secret_files import *
 from shapes import *
 from sources import *
 from story import *
