@@ -19,3 +19,4 @@ pub mod socket_owner;
 pub mod tasks;
 pub mod trouble;
 pub mod uds;
+pub mod user_file;

@@ -3,13 +3,17 @@
 //! It answers over a Unix socket, to processes of allowed users, in both flavours of the protocol
 //! (Istio `security/pkg/nodeagent/sds` has one). Before the first identity exists a request waits.
 
+mod files;
 mod flavour;
+mod name;
 mod server;
 mod session;
 mod source;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use files::{Files, FilesConfig};
+pub use name::SecretName;
 pub use server::{Config, serve};
 
 /// What was served since the start.

@@ -25,6 +25,8 @@ mod guard;
 mod hostile;
 #[path = "agent/pages.rs"]
 mod pages;
+#[path = "agent/secret_files.rs"]
+mod secret_files;
 #[path = "agent/sources.rs"]
 mod sources;
 #[path = "agent/survival.rs"]

@@ -180,6 +180,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("env::vars", &[]),
     ("env::vars_os", &["cli/settings.rs"]),
     ("env::var_os", &["cli/screen.rs", "cli/run.rs", "cli/bundle/cluster.rs", "systemd.rs"]),
+    // Whatever is read may be a named pipe: base::fsio opens regular files only.
+    ("File::open", &["base/fsio.rs"]),
+    ("fs::read", &[]),
+    ("fs::read_to_string", &[]),
     ("File::create", &[]),
     ("OpenOptions", &["base/fsio.rs", "envoy/output.rs"]),
     ("fs::write", &[]),

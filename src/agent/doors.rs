@@ -124,7 +124,7 @@ pub(super) fn lock(paths: &Paths) -> Result<File, StartError> {
 
 /// Whether an agent holds the lock.
 pub(super) fn is_locked(paths: &Paths) -> bool {
-    let file = File::open(paths.lock_file());
+    let file = fsio::open_regular(&paths.lock_file());
     let tried = file.map(|file| file.try_lock());
     matches!(tried, Ok(Err(std::fs::TryLockError::WouldBlock)))
 }

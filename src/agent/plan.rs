@@ -27,6 +27,7 @@ use crate::identity::SpiffeId;
 use crate::kube::{self, Auth, Ca, KubeconfigError, from_kubeconfig};
 use crate::platform;
 use crate::registry::Mode;
+use crate::sds;
 use crate::secrets;
 use crate::status::{self, Orders};
 use crate::workload::{Address, Workload, auto_registered_name, source_address_towards};
@@ -58,6 +59,8 @@ pub struct Plan {
     pub registration: RegistrationPlan,
     /// Envoy.
     pub envoy: envoy::Config,
+    /// Secrets of Envoy's from files.
+    pub secret_files: sds::FilesConfig,
     /// Redirected traffic, where there is any.
     pub capture: Option<CapturePlan>,
     /// Names for applications, where they are answered.
@@ -160,6 +163,7 @@ pub async fn plan(
     let transparent = settings.capture.interception == Interception::Tproxy && capture.is_some();
     let choices = proxy::Choices { names: names.is_some(), transparent, launcher, binary, user };
     let envoy = proxy::proxy(&inputs, choices);
+    let secret_files = proxy::secret_files(settings, paths, &envoy);
     let secrets = secrets::Config {
         source: settings.identity.source.clone(),
         id,
@@ -186,6 +190,7 @@ pub async fn plan(
         kube,
         registration,
         envoy,
+        secret_files,
         capture,
         names,
         health,

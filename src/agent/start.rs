@@ -99,7 +99,11 @@ impl Agent {
         let registration = Registration::open(&plan, kube.clone(), who.workload.clone(), &clock)?;
         let (relay, says) = open_relay(&plan, &registration, &ca, &clock, &tasks);
         let Plan { paths, envoy, discovery, capture, .. } = plan;
-        let secrets_for = sds::Config { peers: proxy_peers(&envoy), counters: Arc::default() };
+        let secrets_for = sds::Config {
+            peers: proxy_peers(&envoy),
+            counters: Arc::default(),
+            files: sds::Files::new(plan.secret_files, Arc::clone(&clock)),
+        };
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
         let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), &clock);
@@ -129,6 +133,7 @@ impl Agent {
             names,
             health,
             sds: Arc::clone(&secrets_for.counters),
+            secret_files: secrets_for.files.trouble(),
             draining: is_draining,
             timings,
         });
@@ -205,6 +210,8 @@ fn serve_proxy(
     secrets_for: sds::Config,
     vault: &Vault,
 ) {
+    let files = secrets_for.files.clone().run(tasks.stop_signal());
+    tasks.critical("secret-files", never_ends(files));
     let sds = sds::serve(sds_door, secrets_for, vault.subscribe(), tasks.clone());
     tasks.critical("secrets", sds);
     tasks.critical("relay", relay.serve(xds_door));

@@ -1,10 +1,11 @@
 //! Files and directories: bounded reads, atomic writes with a mode. The only place that writes.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, FileType, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 /// The mode of a file that holds a secret.
@@ -46,12 +47,46 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileEr
     move |source| FileError { action, path: path.to_owned(), source }
 }
 
-/// Reads a file of at most `limit` bytes.
+/// Opens a regular file for reading. Anything else is refused and never waited for: a named pipe
+/// without a writer would block the thread that opens it for ever, and a device may have no end.
+///
+/// # Errors
+/// When it cannot be opened, or is not a regular file.
+pub fn open_regular(path: &Path) -> Result<File, FileError> {
+    // O_NONBLOCK: open(2) of a named pipe returns at once. O_NOCTTY: a terminal stays nobody's.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(failed("read", path))?;
+    let kind = file.metadata().map_err(failed("read", path))?.file_type();
+    if kind.is_file() { Ok(file) } else { Err(failed("read", path)(not_regular(kind))) }
+}
+
+/// The error for something that is not a regular file.
+pub(super) fn not_regular(kind: FileType) -> io::Error {
+    let found = match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a named pipe",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "something else",
+    };
+    let why = format!("expected a regular file, found {found}");
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+/// Reads a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not a regular file ([`open_regular`]).
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    read_open(open_regular(path)?, path, limit)
+}
+
+/// Reads the rest of an open file of at most `limit` bytes; `path` is for errors.
 ///
 /// # Errors
 /// When it cannot be read, or is larger.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
-    let file = File::open(path).map_err(failed("read", path))?;
+pub fn read_open(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed("read", path))?;
     if bytes.len() as u64 > limit {
@@ -61,10 +96,36 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// Reads a UTF-8 text file of at most `limit` bytes.
+/// Identifies one state of a file behind all symbolic links: it differs when the file is replaced,
+/// written to, or gets another mode or owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// The stamp of a file; `None` where there is none, or it cannot be looked at.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+}
+
+/// Reads a regular UTF-8 text file of at most `limit` bytes.
 ///
 /// # Errors
-/// When it cannot be read, is larger, or is not UTF-8.
+/// When it cannot be read, is larger, is not a regular file, or is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     String::from_utf8(read(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -240,6 +301,26 @@ mod tests {
     }
 
     #[test]
+    fn only_regular_files_are_read_and_nothing_else_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        make_pipe(&pipe).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        let cases: [(&Path, &str); 4] = [
+            (&pipe, "found a named pipe"),
+            (&link, "found a named pipe"),
+            (dir.path(), "found a directory"),
+            (Path::new("/dev/zero"), "found a device"),
+        ];
+        for (path, words) in cases {
+            let error = crate::base::trouble::chain(&read(path, 10).unwrap_err());
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(!read(Path::new("/proc/self/stat"), 4096).unwrap().is_empty());
+    }
+
+    #[test]
     fn a_pipe_takes_the_place_of_anything_but_a_pipe() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p");
@@ -248,7 +329,7 @@ mod tests {
         let made = fs::metadata(&path).unwrap();
         assert!(made.file_type().is_fifo());
         make_pipe(&path).unwrap();
-        let inode = |found: fs::Metadata| std::os::unix::fs::MetadataExt::ino(&found);
+        let inode = |found: fs::Metadata| MetadataExt::ino(&found);
         assert_eq!(inode(fs::metadata(&path).unwrap()), inode(made));
     }
 

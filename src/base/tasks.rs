@@ -1,12 +1,14 @@
 //! The only place that spawns. Tasks have names; the end of a critical one is an event, and so is
 //! its silence.
 
+mod offload;
 mod pulse;
 
 use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
+pub use offload::offload;
 pub use pulse::{Busy, Late, Pulse, busy};
 
 use tokio::sync::mpsc;

@@ -115,7 +115,11 @@ fn join(global: &Global, args: Args, progress: &Progress) -> Result<(), Failure>
     let files = files(&paths, &document, source)?;
     let renew_with = terms.renew_with;
     let job = Job { global, args, progress, loaded, files, renew_with, place, way };
-    runtime()?.block_on(Box::pin(job.run()))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(Box::pin(job.run()));
+    // As in `run`: nothing that hangs in a file system is waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 fn way(global: &Global, args: &Args) -> Result<Way, Failure> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use crate::base::passing;
+use crate::base::user_file::{self, FileOrder};
 use crate::capture::SocketOrder;
 use crate::envoy::{LaunchArgs, ProxyUser, launch, serve_order};
 
@@ -41,14 +42,17 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// Standard input is the connection that the service manager has accepted: somebody wants a proxy,
-/// or a socket to try the redirect rules with.
+/// a socket to try the redirect rules with, or a file that the proxy's user may read.
 pub(super) fn serve() -> Result<(), Failure> {
     let served = || -> std::io::Result<()> {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_read_timeout(Some(ORDER_LIMIT))?;
         let (line, output) = passing::receive(&stream, ORDER_BYTES)?;
-        match serde_json::from_slice::<SocketOrder>(&line) {
-            Ok(order) => passing::send(&stream, b"made", Some(order.make()?.as_fd())),
+        if let Ok(order) = serde_json::from_slice::<SocketOrder>(&line) {
+            return passing::send(&stream, b"made", Some(order.make()?.as_fd()));
+        }
+        match serde_json::from_slice::<FileOrder>(&line) {
+            Ok(order) => user_file::answer(&stream, &order),
             Err(_) => serve_order(stream, &line, output),
         }
     };

@@ -33,11 +33,15 @@ pub(super) fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let configuration = settings::configuration(global, loaded, args.overrides);
     // Callers must not use up what the agent needs for its own connections.
     raise_open_files();
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let mut agent = Box::pin(start(global, configuration)).await?;
         let reason = agent.reason().await;
         finish(agent, reason).await
-    })
+    });
+    // A read that hangs in a file system must not keep the process from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The runtime of every command that waits for anything. One thread: the agent relays and waits,

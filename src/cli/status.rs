@@ -291,7 +291,7 @@ pub(super) fn exit_of(status: &Value, condition: &Value) -> Exit {
         // istiod refuses a stream for the registration that comes with it.
         "control-plane" if is_of_registration(status, condition) => Exit::Registration,
         "registration" => Exit::Registration,
-        "proxy" | "proxy-binary" | "proxy-configuration" => Exit::Proxy,
+        "proxy" | "proxy-binary" | "proxy-configuration" | "secrets" => Exit::Proxy,
         "capture" | "clock" | "dns" | "facts" | "storage" => Exit::Host,
         _ => Exit::ControlPlane,
     }

@@ -161,7 +161,7 @@ fn text(status: &Value, at: &str) -> String {
 }
 
 /// The rooms of a status' conditions, and the check that each belongs to.
-const ROOMS: [(&str, Id); 14] = [
+const ROOMS: [(&str, Id); 15] = [
     ("capture", Id::Capture),
     ("clock", Id::Clock),
     ("configuration", Id::Configuration),
@@ -175,6 +175,7 @@ const ROOMS: [(&str, Id); 14] = [
     ("proxy-configuration", Id::ProxyProcess),
     ("registration", Id::Registration),
     ("roots", Id::Root),
+    ("secrets", Id::ProxyProcess),
     ("storage", Id::Disk),
 ];
 /// What only the daemon knows.

@@ -1,6 +1,5 @@
 //! This host: the configuration file, the disk, the address, users, ports, the service.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -210,7 +209,7 @@ pub(super) async fn ports(case: &Case<'_>) -> Finding {
 /// Whether an agent holds the lock.
 #[must_use]
 pub fn is_locked(lock: &Path) -> bool {
-    File::open(lock).is_ok_and(|file| file.try_lock().is_err())
+    fsio::open_regular(lock).is_ok_and(|file| file.try_lock().is_err())
 }
 
 /// The service, where systemd keeps it.

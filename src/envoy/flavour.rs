@@ -1,9 +1,10 @@
 //! Which Envoy a binary is: what it can do is told by the names of extensions that it carries.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+
+use crate::base::fsio::open_regular;
 
 /// Who built it, and what of Istio it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl fmt::Display for Build {
 pub fn flavour_of(path: &Path) -> io::Result<Flavour> {
     let needles: Vec<&[u8]> =
         ISTIO.iter().map(|(_, name)| *name).chain([CONTRIB, CORE]).map(str::as_bytes).collect();
-    let found = search(File::open(path)?.take(BYTES), &needles)?;
+    let found = search(open_regular(path).map_err(|error| error.source)?.take(BYTES), &needles)?;
     let has = |at: usize| found.get(at).copied().unwrap_or(false);
     let named = |wanted: bool| {
         let all = ISTIO.iter().enumerate();

@@ -60,7 +60,8 @@ pub struct LaunchError {
 pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
     let failed = |step: &str, source: io::Error| LaunchError { step: step.to_owned(), source };
     let open = format!("open {}", args.binary.display());
-    let mut binary = File::open(&args.binary).map_err(|error| failed(&open, error))?;
+    let mut binary =
+        fsio::open_regular(&args.binary).map_err(|error| failed(&open, error.source))?;
     let enter = format!("enter {}", args.directory.display());
     unistd::chdir(&args.directory).map_err(|error| failed(&enter, error.into()))?;
     raise_open_files();

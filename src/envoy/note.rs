@@ -79,7 +79,7 @@ impl Noted {
 
     /// For how long it has been running.
     pub(super) fn age(&self) -> Option<Duration> {
-        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        let uptime = fsio::read_text(Path::new("/proc/uptime"), PROC_BYTES).ok()?;
         let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
         let uptime = Duration::try_from_secs_f64(uptime).ok()?;
         let second = rustix::param::clock_ticks_per_second();
@@ -99,7 +99,7 @@ pub fn living(directory: &Path) -> Option<u32> {
 /// Field 22 of `/proc/PID/stat`, which with the number names a process for good (proc(5)). A zombie
 /// does not live any more.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = fsio::read_text(Path::new(&format!("/proc/{pid}/stat")), PROC_BYTES).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
     let state = fields.next()?;
@@ -108,6 +108,8 @@ fn start_time(pid: u32) -> Option<u64> {
 
 /// Two numbers and a fingerprint.
 const BYTES: u64 = 200;
+/// One line of numbers, and a name of at most 64 bytes.
+const PROC_BYTES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -121,7 +121,7 @@ impl IssuedIdentity {
         known: &Roots,
         now: SystemTime,
     ) -> Result<Self, Refusal> {
-        let chain = parse_chain(&candidate.chain_pem)?;
+        let chain = parse_chain(candidate.chain_pem.as_bytes())?;
         let [leaf, rest @ ..] = chain.as_slice() else {
             return Err(malformed("there is no certificate"));
         };
@@ -236,9 +236,9 @@ fn malformed(why: impl Into<String>) -> Refusal {
     Refusal::Malformed { why: why.into() }
 }
 
-fn parse_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Refusal> {
     let mut chain = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| malformed(format!("{error:?}")))?;
         chain.push(certificate.into_owned());
         if chain.len() > CHAIN {
@@ -301,7 +301,8 @@ fn check_names(leaf: &X509Certificate<'_>, expected: &SpiffeId) -> Result<(), Re
     })
 }
 
-fn fit_key(
+/// The private key, where the first certificate of the chain is for it.
+pub(super) fn fit_key(
     chain: &[CertificateDer<'static>],
     key_pem: &SecretString,
 ) -> Result<Arc<dyn rustls::sign::SigningKey>, Refusal> {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Counters;
+use super::files::{Files, Subscription, Table};
 use super::flavour::{Delta, Flavour, StateOfTheWorld};
 use super::session::Session;
 use crate::base::tasks::Tasks;
@@ -24,12 +25,14 @@ use crate::proto::sds::secret_discovery_service_server::{
 };
 
 /// Who may ask, and what is counted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The users whose processes may have our key.
     pub peers: Peers,
     /// What was served.
     pub counters: Arc<Counters>,
+    /// Secrets from files.
+    pub files: Files,
 }
 
 type Identity = watch::Receiver<Option<Arc<IssuedIdentity>>>;
@@ -48,7 +51,8 @@ pub async fn serve(
     let peers = config.peers.clone();
     let incoming = UnixListenerStream::new(listener)
         .filter(move |stream| std::future::ready(may_connect(&peers, stream)));
-    let service = Service { counters: config.counters, identity, tasks };
+    let Config { counters, files, .. } = config;
+    let service = Service { counters, files, identity, tasks };
     let service =
         SecretDiscoveryServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES);
     tonic::transport::Server::builder()
@@ -64,6 +68,7 @@ fn may_connect(peers: &Peers, stream: &std::io::Result<UnixStream>) -> bool {
 
 struct Service {
     counters: Arc<Counters>,
+    files: Files,
     identity: Identity,
     tasks: Tasks,
 }
@@ -80,6 +85,8 @@ impl Service {
             responses,
             identity: self.identity.clone(),
             counters: Arc::clone(&self.counters),
+            files: self.files.table(),
+            subscription: self.files.subscription(),
             session: Session::default(),
         };
         self.tasks.spawn("sds-stream", exchange.run());
@@ -112,7 +119,14 @@ impl SecretDiscoveryService for Service {
     ) -> Result<Response<DiscoveryResponse>, Status> {
         let mut session = Session::default();
         drop(StateOfTheWorld::apply(&mut session, request.into_inner()));
-        let due = session.due(self.identity.borrow().as_deref());
+        let mut files = self.files.table();
+        let mut subscription = self.files.subscription();
+        subscription.set(session.files());
+        let names = subscription.names();
+        let is_read = |table: &Table| names.iter().all(|name| table.contains_key(name));
+        // What is not read by then is not in the response.
+        drop(timeout(FETCH_LIMIT, files.wait_for(is_read)).await);
+        let due = session.due(self.identity.borrow().as_deref(), &files.borrow());
         self.counters.add_pushes(due.len());
         Ok(Response::new(StateOfTheWorld::respond(due, Vec::new(), nonce())))
     }
@@ -124,18 +138,20 @@ struct Exchange<F: Flavour> {
     responses: mpsc::Sender<Result<F::Response, Status>>,
     identity: Identity,
     counters: Arc<Counters>,
+    files: watch::Receiver<Table>,
+    subscription: Subscription,
     session: Session,
 }
 
 impl<F: Flavour> Exchange<F> {
     async fn run(mut self) {
-        let mut look = interval(FILE_LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let open = tokio::select! {
                 request = self.requests.next() => self.take(request),
                 changed = self.identity.changed() => changed.is_ok(),
-                _ = look.tick(), if self.session.has_files() => true,
+                changed = self.files.changed(), if !self.subscription.names().is_empty() => {
+                    changed.is_ok()
+                }
                 () = self.responses.closed() => false,
             };
             if !open || self.send().await.is_err() {
@@ -162,7 +178,10 @@ impl<F: Flavour> Exchange<F> {
             drop(self.responses.send(Err(Status::invalid_argument(words))).await);
             return Err(());
         }
-        let due = self.session.due(self.identity.borrow_and_update().as_deref());
+        self.subscription.set(self.session.files());
+        let due = self
+            .session
+            .due(self.identity.borrow_and_update().as_deref(), &self.files.borrow_and_update());
         if due.is_empty() && unknown.is_empty() {
             return Ok(());
         }
@@ -182,7 +201,7 @@ const REQUEST_BYTES: usize = 1 << 20;
 const STREAMS: u32 = 1024;
 /// Responses wait here while the proxy reads; the session sends no second one before.
 const QUEUE: usize = 4;
-/// How often files are looked at; Istio's agent waits for the kernel to tell.
-const FILE_LOOK: Duration = Duration::from_secs(5);
+/// Files that are on a disk are read in a few milliseconds.
+const FETCH_LIMIT: Duration = Duration::from_secs(5);
 /// What the log shows of the proxy's words.
 const WORDS: usize = 500;

@@ -1,8 +1,10 @@
 //! One stream's memory: what it subscribed to, and which version of each it was sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::source::{Name, Versioned};
+use super::files::Table;
+use super::name::SecretName;
+use super::source::Versioned;
 use crate::identity::IssuedIdentity;
 
 /// What one stream wants and has.
@@ -42,21 +44,33 @@ impl Session {
     /// The names that nobody knows; they are forgotten.
     pub(super) fn take_unknown(&mut self) -> Vec<String> {
         let unknown: Vec<String> =
-            self.wanted.keys().filter(|name| Name::parse(name).is_none()).cloned().collect();
+            self.wanted.keys().filter(|name| SecretName::parse(name).is_none()).cloned().collect();
         self.unsubscribe(&unknown);
         unknown
     }
 
-    /// Whether it subscribes to files, which have to be looked at.
-    pub(super) fn has_files(&self) -> bool {
-        self.wanted.keys().any(|name| Name::parse(name).is_some_and(|name| name.is_file()))
+    /// The names of its file secrets.
+    pub(super) fn files(&self) -> BTreeSet<String> {
+        let is_file = |name: &&String| SecretName::parse(name).is_some_and(|name| name.is_file());
+        self.wanted.keys().filter(is_file).cloned().collect()
     }
 
     /// What has to be sent now; it counts as sent.
-    pub(super) fn due(&mut self, identity: Option<&IssuedIdentity>) -> Vec<Versioned> {
+    pub(super) fn due(
+        &mut self,
+        identity: Option<&IssuedIdentity>,
+        files: &Table,
+    ) -> Vec<Versioned> {
         let mut due = Vec::new();
         for (name, sent) in &mut self.wanted {
-            let fresh = Name::parse(name).and_then(|meaning| meaning.read(name, identity));
+            let fresh = match SecretName::parse(name) {
+                Some(SecretName::Workload) => identity.map(|one| Versioned::workload(name, one)),
+                Some(SecretName::Roots) => {
+                    identity.map(|one| Versioned::roots(name, one.roots().pem().as_bytes()))
+                }
+                Some(_) => files.get(name).and_then(|found| found.secret.clone()),
+                None => None,
+            };
             if let Some(fresh) = fresh.filter(|fresh| Some(&fresh.version) != sent.as_ref()) {
                 *sent = Some(fresh.version.clone());
                 due.push(fresh);

@@ -12,7 +12,9 @@ use tonic::transport::Channel;
 use super::*;
 use crate::base::clock;
 use crate::base::tasks::Tasks;
+use crate::base::trouble::Trouble;
 use crate::base::uds::{self, Peers};
+use crate::base::user_file::Opener;
 use crate::identity::{Anchors, Candidate, IssuedIdentity, Roots, SpiffeId};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Status,
@@ -24,10 +26,11 @@ use crate::proto::tls::secret::Type;
 const ID: &str = "spiffe://cluster.local/ns/vms/sa/client";
 
 struct Bed {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     tasks: Tasks,
     identity: watch::Sender<Option<Arc<IssuedIdentity>>>,
     counters: Arc<Counters>,
+    trouble: watch::Receiver<Option<Trouble>>,
     client: SecretDiscoveryServiceClient<Channel>,
     authority: CertifiedIssuer<'static, rcgen::KeyPair>,
 }
@@ -39,7 +42,17 @@ async fn bed() -> Bed {
     let identity = watch::Sender::new(None);
     let counters = Arc::new(Counters::default());
     let me = nix::unistd::getuid().as_raw();
-    let config = Config { peers: Peers::new(vec![me]), counters: Arc::clone(&counters) };
+    let files = FilesConfig {
+        opener: Opener::Own,
+        user: None,
+        allowed: vec![directory.path().to_owned()],
+        refused: vec![directory.path().join("state")],
+        every: std::time::Duration::from_millis(20),
+    };
+    let files = Files::new(files, clock::system());
+    let trouble = files.trouble();
+    tasks.spawn("secret-files", files.clone().run(tasks.stop_signal()));
+    let config = Config { peers: Peers::new(vec![me]), counters: Arc::clone(&counters), files };
     let listener = uds::bind(&path, uds::Reach::Owner).unwrap();
     tasks.critical("sds", serve(listener, config, identity.subscribe(), tasks.clone()));
     let channel = tonic::transport::Endpoint::try_from(format!("unix:{}", path.display())).unwrap();
@@ -48,7 +61,7 @@ async fn bed() -> Bed {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority =
         CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
-    Bed { _directory: directory, tasks, identity, counters, client, authority }
+    Bed { directory, tasks, identity, counters, trouble, client, authority }
 }
 
 impl Bed {
@@ -76,6 +89,46 @@ impl Bed {
         let answers = self.client.stream_secrets(ReceiverStream::new(stream)).await.unwrap();
         (requests, answers.into_inner())
     }
+}
+
+impl Bed {
+    /// A certificate with its key, PEM.
+    fn pair(&self) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        (params.signed_by(&key, &self.authority).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn put(&self, name: &str, content: &str) {
+        let path = self.directory.path().join(name);
+        crate::base::fsio::replace(&path, content.as_bytes(), 0o600).unwrap();
+    }
+
+    fn name(&self, kind: &str, files: &[&str]) -> String {
+        let paths = files.iter().map(|file| self.directory.path().join(file).display().to_string());
+        format!("{kind}:{}", paths.collect::<Vec<_>>().join("~"))
+    }
+
+    async fn told(&mut self, words: &str) {
+        let is_told = |trouble: &Option<Trouble>| {
+            trouble.as_ref().map_or(words.is_empty(), |one| {
+                !words.is_empty() && one.to_string().contains(words)
+            })
+        };
+        self.trouble.wait_for(is_told).await.unwrap();
+    }
+}
+
+fn certificate(response: &DiscoveryResponse) -> (String, String) {
+    let secret = Secret::decode(response.resources[0].value.as_slice()).unwrap();
+    let Some(Type::TlsCertificate(pair)) = secret.r#type else { panic!("{:?}", secret.name) };
+    let text = |source: Option<crate::proto::tls::DataSource>| match source.unwrap().specifier {
+        Some(crate::proto::tls::data_source::Specifier::InlineBytes(bytes)) => {
+            String::from_utf8(bytes.to_vec()).unwrap()
+        }
+        _ => String::new(),
+    };
+    (text(pair.certificate_chain), text(pair.private_key))
 }
 
 fn ask(names: &[&str], nonce: &str) -> DiscoveryRequest {
@@ -160,13 +213,83 @@ async fn an_unknown_name_ends_a_state_of_the_world_stream_with_its_name() {
 #[tokio::test]
 async fn file_secrets_are_served_without_an_identity() {
     let mut bed = bed().await;
-    let root = bed._directory.path().join("ca.pem");
+    let root = bed.directory.path().join("ca.pem");
     std::fs::write(&root, bed.authority.pem()).unwrap();
     let name = format!("file-root:{}", root.display());
     let (requests, mut answers) = bed.sotw().await;
     requests.send(ask(&[&name], "")).await.unwrap();
     assert_eq!(names(&answers.next().await.unwrap().unwrap()), [name]);
     assert!(Path::new(&root).exists());
+}
+
+#[tokio::test]
+async fn a_file_pair_that_is_replaced_file_by_file_is_pushed_once_it_is_a_pair() {
+    let mut bed = bed().await;
+    let (first, second) = (bed.pair(), bed.pair());
+    bed.put("c", &first.0);
+    bed.put("k", &first.1);
+    let name = bed.name("file-cert", &["c", "k"]);
+    let (requests, mut answers) = bed.sotw().await;
+    requests.send(ask(&[&name], "")).await.unwrap();
+    let before = answers.next().await.unwrap().unwrap();
+    assert_eq!(certificate(&before), first);
+    bed.put("c", &second.0);
+    bed.told("the certificate is for another key").await;
+    bed.told("/c\" and key \"").await;
+    // Who subscribes now gets the old pair.
+    let (others, mut given) = bed.sotw().await;
+    others.send(ask(&[&name], "")).await.unwrap();
+    assert_eq!(certificate(&given.next().await.unwrap().unwrap()), first);
+    bed.put("k", &second.1);
+    let after = answers.next().await.unwrap().unwrap();
+    assert_eq!(certificate(&after), second, "nothing was pushed in between");
+    assert_ne!(after.version_info, before.version_info);
+    bed.told("").await;
+    // The other way round.
+    bed.put("k", &first.1);
+    bed.told("another key").await;
+    bed.put("c", &first.0);
+    assert_eq!(certificate(&answers.next().await.unwrap().unwrap()), first);
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_be_served_or_hangs_is_said_and_holds_up_no_other_secret() {
+    let mut bed = bed().await;
+    bed.put("root.pem", &bed.authority.pem());
+    bed.put("token", "eyJhbGciOiJSUzI1NiJ9.e30.c2ln");
+    let state = bed.directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    bed.put("state/root.pem", &bed.authority.pem());
+    crate::base::fsio::make_pipe(&bed.directory.path().join("pipe")).unwrap();
+    std::os::unix::fs::symlink(state.join("root.pem"), bed.directory.path().join("link")).unwrap();
+    let cases = [
+        (bed.name("file-root", &["token"]), "has no X.509 certificate"),
+        (bed.name("file-root", &["pipe"]), "found a named pipe"),
+        (bed.name("file-root", &["none"]), "No such file"),
+        (bed.name("file-root", &["state/root.pem"]), "proxy.secretDirectories"),
+        (bed.name("file-root", &["link"]), "proxy.secretDirectories"),
+        ("file-root:/etc/passwd".to_owned(), "proxy.secretDirectories"),
+        ("file-cert:/etc/passwd~/etc/shadow".to_owned(), "proxy.secretDirectories"),
+        ("file-root:/dev/zero".to_owned(), "proxy.secretDirectories"),
+        ("file-root:\u{1b}[31m\n".to_owned(), "\\u{1b}[31m\\n"),
+    ];
+    for (name, words) in cases {
+        let good = bed.name("file-root", &["root.pem"]);
+        let (requests, mut answers) = bed.sotw().await;
+        requests.send(ask(&["default", &name, &good], "")).await.unwrap();
+        bed.told(words).await;
+        let mut got = std::collections::BTreeSet::new();
+        bed.issue();
+        while got.len() < 2 {
+            got.extend(names(&answers.next().await.unwrap().unwrap()));
+        }
+        assert!(!got.contains(&name), "{name}");
+        drop((requests, answers));
+        bed.told("").await;
+        let fetched = bed.client.fetch_secrets(ask(&[&name, &good], "")).await.unwrap();
+        assert_eq!(names(fetched.get_ref()), [good], "{name}");
+        bed.told("").await;
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@
 //! above the watched directory; and a look must follow every such link anyway. It costs some
 //! microseconds, and nothing is read while nothing changed.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -18,7 +19,8 @@ use zeroize::Zeroizing;
 use super::Vault;
 use super::follow::{Ending, refusal_hint};
 use crate::base::backoff::Retry;
-use crate::base::fsio::{self, FileError};
+use crate::base::fsio::{self, FileError, FileStamp};
+use crate::base::tasks::offload;
 use crate::controlplane::{RootFileError, read_roots};
 use crate::identity::{Anchors, Candidate, Refusal};
 
@@ -49,12 +51,17 @@ enum FilesError {
     File(#[from] FileError),
     #[error("the roots of the certificate files cannot be used")]
     Roots(#[from] RootFileError),
-    #[error("the certificate in {} was refused", path.display())]
+    #[error("the certificate in {} with the key in {} was refused", certificate.display(), key.display())]
     Refused {
-        path: PathBuf,
+        certificate: PathBuf,
+        key: PathBuf,
         #[source]
         source: Refusal,
     },
+    #[error("reading {} takes longer than 10s: its file system does not answer", path.display())]
+    Late { path: PathBuf },
+    #[error("cannot read the certificate files")]
+    Thread(#[from] io::Error),
 }
 
 impl FilesError {
@@ -62,6 +69,7 @@ impl FilesError {
     fn may_be_halfway(&self) -> bool {
         match self {
             Self::File(_) | Self::Roots(_) => true,
+            Self::Late { .. } | Self::Thread(_) => false,
             Self::Refused { source, .. } => {
                 matches!(
                     source,
@@ -80,25 +88,17 @@ impl FilesError {
                 Some("certificate and key must be of one pair: check identity.files".to_owned())
             }
             Self::Refused { source, .. } => refusal_hint(source),
+            Self::Late { .. } => Some("look at the mount that the files are on".to_owned()),
+            Self::Thread(_) => None,
         }
     }
-}
-
-/// What tells a file from the one that was there before it, behind all links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 struct Follower {
     vault: Vault,
     files: Files,
     /// The files as they were when they were read last.
-    seen: Option<Vec<Option<Mark>>>,
+    seen: Option<Vec<Option<FileStamp>>>,
     /// Since when they have looked as if they were being replaced.
     unsettled: Option<Instant>,
     /// When files that have not changed are read again.
@@ -108,17 +108,17 @@ struct Follower {
 impl Follower {
     async fn run(mut self) {
         loop {
-            let marks = self.marks();
+            let stamps = self.stamps().await;
             let due = self.again.is_some_and(|again| again <= Instant::now());
-            if self.seen.as_ref() != Some(&marks) || self.unsettled.is_some() || due {
-                if self.seen.as_ref() != Some(&marks) {
+            if self.seen.as_ref() != Some(&stamps) || self.unsettled.is_some() || due {
+                if self.seen.as_ref() != Some(&stamps) {
                     self.unsettled = None;
                 }
-                self.seen = Some(marks);
+                self.seen = Some(stamps);
                 self.take().await;
             }
             self.look_at_the_end();
-            self.vault.store_again();
+            self.vault.store_again().await;
             tokio::select! {
                 () = sleep(LOOK) => {}
                 () = self.vault.asked_to_renew() => self.seen = None,
@@ -128,10 +128,12 @@ impl Follower {
 
     async fn take(&mut self) {
         self.vault.looks();
-        let outcome = match self.read() {
+        let read = self.off_thread(read).await.unwrap_or_else(|error| Err(error.into()));
+        let outcome = match read {
             Ok(candidate) => tokio::select! {
                 admitted = self.vault.admit(candidate) => admitted.map_err(|source| {
-                    FilesError::Refused { path: self.files.certificate.clone(), source }
+                    let Files { certificate, key, .. } = self.files.clone();
+                    FilesError::Refused { certificate, key, source }
                 }),
                 // What is held until it is valid may be replaced before.
                 () = self.changed() => return,
@@ -170,41 +172,50 @@ impl Follower {
         self.vault.fails(&error, Some(hint), Retry::Later);
     }
 
-    fn read(&self) -> Result<Candidate, FilesError> {
-        let chain_pem = fsio::read_text(&self.files.certificate, FILE_BYTES)?;
-        let key = Zeroizing::new(fsio::read_text(&self.files.key, FILE_BYTES)?);
-        let anchors = match &self.files.roots {
-            Some(path) => Anchors::Vouched(read_roots(path)?),
-            None => Anchors::Trusted,
-        };
-        Ok(Candidate { chain_pem, key_pem: SecretString::from(key.as_str()), anchors })
-    }
-
     async fn changed(&self) {
-        while self.seen.as_ref() == Some(&self.marks()) {
+        while self.seen.as_ref() == Some(&self.stamps().await) {
             sleep(LOOK).await;
         }
     }
 
-    fn marks(&self) -> Vec<Option<Mark>> {
-        let Files { certificate, key, roots } = &self.files;
-        [Some(certificate), Some(key), roots.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|p| mark(p))
-            .collect()
+    async fn stamps(&self) -> Vec<Option<FileStamp>> {
+        let stamps = |files: &Files| {
+            let Files { certificate, key, roots } = files;
+            let paths = [Some(certificate), Some(key), roots.as_ref()].into_iter().flatten();
+            paths.map(|path| FileStamp::of(path)).collect()
+        };
+        self.off_thread(stamps).await.unwrap_or_default()
+    }
+
+    /// Works with the files on another thread. A file system that does not answer is reported, and
+    /// waited for; it holds up nothing else.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let files = self.files.clone();
+        let mut done = pin!(offload(move || work(&files)));
+        loop {
+            tokio::select! {
+                done = &mut done => return done,
+                () = sleep(LATE) => {
+                    let error = FilesError::Late { path: self.files.certificate.clone() };
+                    self.vault.fails(&error, error.hint(), Retry::Soon);
+                    self.vault.store_again().await;
+                }
+            }
+        }
     }
 }
 
-fn mark(path: &Path) -> Option<Mark> {
-    let found = std::fs::metadata(path).ok()?;
-    Some(Mark {
-        device: found.dev(),
-        inode: found.ino(),
-        size: found.size(),
-        modified: (found.mtime(), found.mtime_nsec()),
-        changed: (found.ctime(), found.ctime_nsec()),
-    })
+fn read(files: &Files) -> Result<Candidate, FilesError> {
+    let chain_pem = fsio::read_text(&files.certificate, FILE_BYTES)?;
+    let key = Zeroizing::new(fsio::read_text(&files.key, FILE_BYTES)?);
+    let anchors = match &files.roots {
+        Some(path) => Anchors::Vouched(read_roots(path)?),
+        None => Anchors::Trusted,
+    };
+    Ok(Candidate { chain_pem, key_pem: SecretString::from(key.as_str()), anchors })
 }
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -212,4 +223,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(10);
 /// The mesh's roots may have changed, or the clock.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Files on a disk that is well are read in milliseconds.
+const LATE: Duration = Duration::from_secs(10);
 const FILE_BYTES: u64 = 1 << 20;

@@ -47,7 +47,7 @@ enum RoundError {
 impl<I: Issuer> Rotation<I> {
     async fn run(mut self) {
         loop {
-            self.vault.restore_again();
+            self.vault.restore_again().await;
             if let Some(due) = self.due() {
                 self.wait_until(due).await;
             }
@@ -92,7 +92,7 @@ impl<I: Issuer> Rotation<I> {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(left.min(LOOK)) => self.vault.store_again(),
+                () = tokio::time::sleep(left.min(LOOK)) => self.vault.store_again().await,
                 () = self.vault.asked_to_renew() => return,
             }
         }

@@ -1,15 +1,17 @@
 //! The shelf with the current identity, and the one door to it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
 
 use super::kept::{self, KeptIdentity, Place};
 use super::{Config, RenewalPhase, RenewalState, Source, export, persist};
 use crate::base::backoff::Retry;
 use crate::base::clock::{SharedClock, Skew};
 use crate::base::fsio::FileError;
+use crate::base::tasks::offload;
 use crate::base::trouble::{Trouble, chain};
 use crate::controlplane::read_roots;
 use crate::identity::{Anchors, Candidate, IssuedIdentity, Refusal, Roots, SpiffeId};
@@ -28,8 +30,8 @@ struct Inner {
     learned: watch::Sender<Option<Roots>>,
     renewal: watch::Sender<RenewalState>,
     renew_now: Notify,
-    /// One candidate passes the door at a time.
-    door: Mutex<()>,
+    /// The right to write the identity to disk.
+    storing: Arc<Semaphore>,
 }
 
 impl Vault {
@@ -50,7 +52,7 @@ impl Vault {
             learned: watch::Sender::new(roots),
             renewal: watch::Sender::new(state),
             renew_now: Notify::new(),
-            door: Mutex::new(()),
+            storing: Arc::new(Semaphore::new(1)),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -115,9 +117,16 @@ impl Vault {
     /// no refusal but a condition in [`Vault::renewal`].
     pub async fn admit(&self, candidate: Candidate) -> Result<Arc<IssuedIdentity>, Refusal> {
         let inner = &*self.inner;
-        let known = self.known(&candidate.anchors)?;
         let now = inner.clock.now();
-        let identity = IssuedIdentity::verify(candidate, &inner.config.id, &known, now);
+        let this = self.clone();
+        // It reads the root file.
+        let verified = offload(move || {
+            let known = this.known(&candidate.anchors)?;
+            IssuedIdentity::verify(candidate, this.id(), &known, now)
+        });
+        let identity = verified
+            .await
+            .unwrap_or_else(|error| Err(Refusal::Malformed { why: error.to_string() }));
         if let Err(Refusal::NotYetValid { starts, .. }) = &identity {
             inner.config.skew.note(Skew::at_least_behind(*starts, now));
         }
@@ -127,11 +136,14 @@ impl Vault {
             identity = identity.with_received_at(inner.clock.now());
         }
         let identity = Arc::new(identity);
-        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
         inner.learned.send_replace(Some(identity.roots().clone()));
         inner.identity.send_replace(Some(Arc::clone(&identity)));
-        self.store(&identity);
+        self.store().await;
         Ok(identity)
+    }
+
+    fn current(&self) -> Option<Arc<IssuedIdentity>> {
+        self.inner.identity.borrow().clone()
     }
 
     /// Waits until an identity is valid, by the wall clock, which may be set right meanwhile.
@@ -179,27 +191,33 @@ impl Vault {
     }
 
     /// Writes the current identity again when the last time failed.
-    pub(super) fn store_again(&self) {
-        if self.inner.renewal.borrow().storage_trouble.is_some() {
-            let current = self.inner.identity.borrow().clone();
-            if let Some(identity) = current {
-                self.store(&identity);
-            }
+    pub(super) async fn store_again(&self) {
+        let failed = self.inner.renewal.borrow().storage_trouble.is_some();
+        if failed {
+            self.store().await;
         }
     }
 
     /// Where there is no identity, takes the one on disk if it is valid by now: a clock that was wrong
     /// at the start has been set since.
-    pub(super) fn restore_again(&self) {
-        let inner = &*self.inner;
-        let _one_at_a_time = inner.door.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.identity.borrow().is_some() {
+    pub(super) async fn restore_again(&self) {
+        if self.inner.identity.borrow().is_some() {
             return;
         }
-        let found = kept::look(&place(&inner.config), inner.clock.now());
-        if let KeptIdentity::Good { identity, .. } = found {
-            tracing::info!(serial = identity.serial(), "Serving the identity kept on disk.");
-            inner.identity.send_replace(Some(Arc::from(identity)));
+        let inner = Arc::clone(&self.inner);
+        let found = offload(move || kept::look(&place(&inner.config), inner.clock.now())).await;
+        let Ok(KeptIdentity::Good { identity, .. }) = found else { return };
+        let serial = identity.serial().to_owned();
+        let restored = self.inner.identity.send_if_modified(|current| {
+            // One that came meanwhile is newer.
+            let is_first = current.is_none();
+            if is_first {
+                *current = Some(Arc::from(identity));
+            }
+            is_first
+        });
+        if restored {
+            tracing::info!(serial, "Serving the identity kept on disk.");
             self.report(|state| state.restored = true);
         }
     }
@@ -217,7 +235,38 @@ impl Vault {
         }
     }
 
-    fn store(&self, identity: &IssuedIdentity) {
+    /// Keeps and exports the current identity, on another thread: a disk that is slow or does not
+    /// answer delays nothing else. It is waited for at most [`STORE_LIMIT`].
+    async fn store(&self) {
+        let Ok(turn) = Arc::clone(&self.inner.storing).try_acquire_owned() else {
+            return self.storage_is_late();
+        };
+        let this = self.clone();
+        let stored = offload(move || {
+            let mut stored = None;
+            // Another one may have come meanwhile.
+            while let Some(identity) = this.current()
+                && stored.as_ref().is_none_or(|stored| !Arc::ptr_eq(stored, &identity))
+            {
+                this.store_now(&identity);
+                stored = Some(identity);
+            }
+            drop(turn);
+        });
+        if timeout(STORE_LIMIT, stored).await.is_err() {
+            self.storage_is_late();
+        }
+    }
+
+    fn storage_is_late(&self) {
+        let path = self.inner.config.state_directory.clone();
+        let source = std::io::ErrorKind::TimedOut.into();
+        let trouble = self.storage_trouble(&FileError { action: "write below", path, source });
+        tracing::warn!(%trouble, "The identity is in use but is not kept on disk yet.");
+        self.report(|state| state.storage_trouble = Some(trouble));
+    }
+
+    fn store_now(&self, identity: &IssuedIdentity) {
         let config = &self.inner.config;
         let kept = persist::save(&config.state_directory, identity);
         let exported = match &config.export_directory {
@@ -274,5 +323,7 @@ fn place(config: &Config) -> Place<'_> {
 
 /// What mends a clock.
 pub(super) const CLOCK_HINT: &str = "set this machine's clock: `timedatectl set-ntp true`";
+/// A disk that is busy writes some kilobytes within this time.
+const STORE_LIMIT: Duration = Duration::from_secs(10);
 /// While a certificate is held, the clock is looked at this often.
 const GLANCE: Duration = Duration::from_secs(1);

@@ -67,7 +67,7 @@ impl Follower {
                 update = updates.next() => return update,
                 () = tokio::time::sleep(LOOK) => {
                     self.look_at_the_end();
-                    self.vault.store_again();
+                    self.vault.store_again().await;
                 }
             }
         }

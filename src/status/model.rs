@@ -160,7 +160,7 @@ pub struct SdsView {
 pub struct Condition {
     /// `identity`, `credential`, `storage`, `roots`, `clock`, `control-plane`, `configuration`,
     /// `registration`,
-    /// `proxy`, `proxy-binary`, `proxy-configuration`, `capture`, `dns`, `facts`.
+    /// `proxy`, `proxy-binary`, `proxy-configuration`, `secrets`, `capture`, `dns`, `facts`.
     pub room: &'static str,
     /// What, since when, and what to do.
     #[serde(flatten)]
@@ -216,6 +216,8 @@ pub struct Board {
     pub health: watch::Receiver<health::State>,
     /// What SDS served.
     pub sds: Arc<Counters>,
+    /// What is wrong with the files of Envoy's secrets.
+    pub secret_files: watch::Receiver<Option<Trouble>>,
     /// Set once the agent is on its way out.
     pub draining: watch::Receiver<bool>,
     /// Kept by the agent's timekeeper.
@@ -249,6 +251,7 @@ impl Board {
         let settled = registration.is_settled() && capture.is_settled();
         let phase = self.phase(&identity, &registration, &proxy, settled);
         let facts = self.facts.borrow().clone();
+        let secret_files = self.secret_files.borrow().clone();
         let clock = self.skew.now(now);
         let conditions = wrong([
             ("identity", &identity.renewal.trouble),
@@ -263,6 +266,7 @@ impl Board {
             ("registration", &registration.trouble),
             ("proxy", &proxy.trouble),
             ("proxy-binary", &proxy.rejected_replacement),
+            ("secrets", &secret_files),
             ("capture", &capture.trouble),
             ("dns", &dns.trouble),
             ("facts", &facts.trouble),

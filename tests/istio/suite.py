@@ -27,6 +27,7 @@ from joining import *
 from names import *
 from neighbour import *
 from renewal import *
+from secret_files import *
 from shapes import *
 from sources import *
 from story import *

@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{FactsPlan, RegistrationPlan};
+use crate::base::user_file::Opener;
 use crate::config::{Paths, Settings};
 use crate::envoy::{self, BootstrapInputs, ProxyUser, Register, bootstrap};
 use crate::registry::Mode;
+use crate::sds;
 use crate::systemd::ServiceManager;
 use crate::workload::{ProxyConfig, Workload};
 
@@ -77,6 +80,27 @@ pub(super) fn proxy(inputs: &Inputs<'_>, choices: Choices) -> envoy::Config {
     }
 }
 
+/// Files are opened with the proxy's rights, by the launcher where the agent has no right to act as
+/// another user, and never below the agent's own directories.
+pub(super) fn secret_files(
+    settings: &Settings,
+    paths: &Paths,
+    envoy: &envoy::Config,
+) -> sds::FilesConfig {
+    let own = [paths.state_directory(), paths.config_directory(), paths.run_directory()];
+    let real = own.iter().filter_map(|path| path.canonicalize().ok());
+    let refused = own.iter().cloned().chain(real).collect();
+    let opener =
+        envoy.launch_socket.clone().map_or(Opener::Own, |socket| Opener::Launcher(socket.into()));
+    sds::FilesConfig {
+        opener,
+        user: envoy.user.map(|user| (user.uid, user.gid)),
+        allowed: settings.proxy.secret_directories.clone(),
+        refused,
+        every: SECRET_FILES,
+    }
+}
+
 /// Only a service manager that has started us starts our proxy; it knows one root.
 pub(super) fn launch_socket(paths: &Paths) -> Option<PathBuf> {
     let socket = paths.launch_socket();
@@ -104,3 +128,6 @@ fn with_probe(config: &ProxyConfig) -> ProxyConfig {
     }
     config
 }
+
+/// A change of a certificate file is served within this time, long before anything expires.
+const SECRET_FILES: Duration = Duration::from_secs(5);

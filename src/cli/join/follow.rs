@@ -124,7 +124,7 @@ fn phase_of(condition: &Value) -> Phase {
     match text(condition, "/room").as_str() {
         "registration" => Phase::Registration,
         "control-plane" | "roots" => Phase::ControlPlane,
-        "proxy" | "proxy-binary" | "proxy-configuration" => Phase::Proxy,
+        "proxy" | "proxy-binary" | "proxy-configuration" | "secrets" => Phase::Proxy,
         "capture" => Phase::Capture,
         "identity" | "storage" => Phase::Identity,
         _ => Phase::Ready,

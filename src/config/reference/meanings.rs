@@ -240,6 +240,11 @@ pub(super) const MEANINGS: &[(&str, &str, &str)] = &[
     ),
     ("proxy.extraArgs", "Further arguments of Envoy", ""),
     (
+        "proxy.secretDirectories",
+        "Directories below which certificate and key files that the mesh's configuration names (`caCertificates`, `clientCertificate`, `privateKey`, `serverCertificate`) are served to Envoy, if its user may read them",
+        "",
+    ),
+    (
         "capture.mode",
         "Whether and by what traffic is captured; `auto` is nftables where `nft` is installed, else iptables. With a `--root` of its own the default is `none`",
         "",

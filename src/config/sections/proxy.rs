@@ -1,6 +1,6 @@
 //! `proxy`: Envoy.
 
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use crate::config::reader::Reader;
@@ -22,6 +22,8 @@ pub struct Proxy {
     pub termination_drain: Option<Duration>,
     /// Further arguments.
     pub extra_args: Vec<String>,
+    /// The directories below which files of certificates and keys are served to it.
+    pub secret_directories: Vec<PathBuf>,
 }
 
 impl Proxy {
@@ -33,6 +35,7 @@ impl Proxy {
         let concurrency = reader.number("proxy.concurrency", None, 0..=1024);
         let termination_drain = reader.duration("proxy.terminationDrainDuration", "");
         let extra_args = reader.texts("proxy.extraArgs");
+        let secret_directories = secret_directories(reader);
         Some(Self {
             binary,
             user,
@@ -41,6 +44,30 @@ impl Proxy {
             concurrency: concurrency.and_then(|workers| u32::try_from(workers).ok()),
             termination_drain,
             extra_args,
+            secret_directories,
         })
     }
 }
+
+fn secret_directories(reader: &mut Reader<'_>) -> Vec<PathBuf> {
+    const SETTING: &str = "proxy.secretDirectories";
+    let directories = reader.list(SETTING, SECRET_DIRECTORIES);
+    let directories: Vec<PathBuf> = directories.into_iter().map(PathBuf::from).collect();
+    let is_plain = |path: &&PathBuf| {
+        path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+    };
+    if let Some(wrong) = directories.iter().find(|path| !is_plain(path)) {
+        let what = format!("{wrong:?} is not an absolute path without `..`");
+        reader.wrong(SETTING, what);
+    }
+    if directories.is_empty() {
+        let what = "expected at least one directory";
+        reader.wrong(SETTING, what.to_owned());
+    }
+    directories
+}
+
+/// Where Istio's documentation and its agent on virtual machines keep certificates, where Kubernetes
+/// and CSI drivers mount them, and the distributions' own trust stores (Debian's and Fedora's links in
+/// `/etc` lead to the directories below `/usr`).
+const SECRET_DIRECTORIES: &str = "/etc/certs,/etc/istio,/var/run/secrets,/run/secrets,/etc/ssl/certs,/etc/pki,/usr/share/ca-certificates,/usr/local/share/ca-certificates,/usr/share/pki";
