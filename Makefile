@@ -9,7 +9,7 @@ TIERS = check test-unit test-hermetic test-kubectl test-envoy test-demo test-pag
 DEBUG = ENVOY=$(or $(ENVOY),$(PEERS)/bin/envoy) VM_AGENT=$(CURDIR)/target/debug/vm-agent DEVMESH=$(CURDIR)/target/debug/vm-agent-devmesh
 export VM_AGENT_PEERS := $(PEERS)
 
-.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm bench bench-names fuzz gen build debug envoy package peers root tiers
+.PHONY: help demo demo-istio test check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-chaos test-vm bench bench-names fuzz gen build debug envoy package peers root tiers
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -71,6 +71,11 @@ test-mesh: root peers build ## The tests that hold on istiod and on the developm
 test-istio: root peers build ## The agent against the real istiod, kube-apiserver and Envoy (root)
 	@echo "== tier: real control plane"
 	python3 tests/istio/suite.py $(ARGS)
+
+test-chaos: root peers build ## Faults by chance and on top of each other under load; every lost request is judged (ARGS="--minutes 60 --seed 7"; root)
+	@echo "== tier: chaos"
+	python3 tests/chaos/selfcheck.py
+	python3 tests/chaos/suite.py $(ARGS)
 
 test-vm: root peers package ## The package on machines that boot: systemd, cloud-init, upgrades, power loss (root)
 	@if missing=$$(tests/vm/able.sh); then \
