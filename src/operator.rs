@@ -166,8 +166,9 @@ impl Operator {
         let read = |item: &Value| {
             // The items of a list do not say what they are.
             let mut item = item.clone();
-            item["apiVersion"] = "networking.istio.io/v1".into();
-            item["kind"] = "WorkloadGroup".into();
+            let fields = item.as_object_mut()?;
+            fields.insert("apiVersion".to_owned(), "networking.istio.io/v1".into());
+            fields.insert("kind".to_owned(), "WorkloadGroup".into());
             Group::from_value(&item, &group.namespace).ok()
         };
         let is_sibling = |other: &Group| {

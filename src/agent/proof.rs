@@ -122,7 +122,7 @@ pub async fn prove_registration(
     let known = known_machine(&plan.paths).ok().flatten();
     let machine = known.unwrap_or_else(|| Machine::of(&format!("{:032x}", rand::random::<u128>())));
     let (force, take_over_after) = (plan.registration.force, plan.registration.take_over_after);
-    let config = registry::Config { machine, force, take_over_after };
+    let config = registry::Config { machine, force, take_over_after, record: None };
     let workload = watch::channel(Arc::new(plan.workload.clone())).1;
     Direct::new(Arc::clone(kube), workload, config, Arc::clone(clock)).check().await
 }

@@ -16,10 +16,10 @@ pub struct Cidr {
 
 impl Cidr {
     /// Link-local addresses of IPv6 (RFC 4291).
-    pub(super) const LINK_LOCAL_IPV6: Self =
+    pub const LINK_LOCAL_IPV6: Self =
         Self { address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), prefix: 10 };
     /// Link-local addresses of IPv4 (RFC 3927), among them metadata services of clouds.
-    pub(super) const LINK_LOCAL_IPV4: Self =
+    pub const LINK_LOCAL_IPV4: Self =
         Self { address: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), prefix: 16 };
 
     /// The range of one address.

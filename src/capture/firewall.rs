@@ -52,8 +52,8 @@ fn nft_place(ruleset: &str, port: u16) -> Option<String> {
 fn drops_input(chain: &str) -> bool {
     let at_input = chain.lines().find(|line| line.contains("hook input"));
     let Some(hook) = at_input else { return false };
-    let rules = chain.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "}");
-    let last = rules.last().unwrap_or_default();
+    let mut rules = chain.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "}");
+    let last = rules.next_back().unwrap_or_default();
     hook.contains("policy drop") || last.starts_with("drop") || last.starts_with("reject")
 }
 

@@ -172,7 +172,8 @@ impl Server {
             self.tasks.critical("dns-streams", serve_streams(tcp, desk, tasks));
         }
         let desk = Arc::clone(&self.desk);
-        self.tasks.spawn("dns-resolvers", async move { desk.forwarder.probe_resolvers().await });
+        self.tasks
+            .essential("dns-resolvers", async move { desk.forwarder.probe_resolvers().await });
         let mut is_new = true;
         loop {
             let table = if is_new { names.borrow_and_update().clone() } else { None };

@@ -20,9 +20,8 @@ impl Direct {
         let workload = self.workload.borrow().clone();
         let (object, wanted) = (object(&workload), entry(&workload, &config.machine));
         let manager = config.machine.field_manager();
-        let error = match client.apply_dry_run(&object, &wanted, &manager).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        let Err(error) = client.apply_dry_run(&object, &wanted, &manager).await else {
+            return Ok(());
         };
         let conflicts = error.conflicts();
         if conflicts.is_empty() {

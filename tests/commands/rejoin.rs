@@ -66,7 +66,7 @@ async fn a_credential_that_the_authority_refuses_ends_the_join_and_not_the_servi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_istiod_that_is_away_ends_the_join_and_not_the_service() {
-    let mut host = joined().await;
+    let host = joined().await;
     host.bed.mesh.go_away().await.unwrap();
     let told = host.join(&host.bundle("two"), &[]).await;
     assert_eq!(told.status.code(), Some(6), "{}", text(&told.stderr));
