@@ -91,19 +91,14 @@ impl Agent {
         let vault = Vault::open(plan.secrets.clone(), Arc::clone(&clock));
         let kube = client(&mut plan, &clock)?;
         let keeper = Keeper::new(vault.source().clone(), kube.as_ref())?;
-        let trust = trust(&tasks, &plan, &vault, kube.as_ref(), &clock);
         let ladder = Ladder::new(plan.credential.clone(), kube.as_ref(), Arc::clone(&clock));
         let dialer = Dialer::new(plan.ca.clone(), ladder.clone(), vault.subscribe(), clock.clone());
-        let ca = dialer.with_trust(trust);
+        let ca = dialer.with_trust(trust(&tasks, &plan, &vault, kube.as_ref(), &clock));
         let who = follow(&tasks, &plan, configuration, &clock);
         let registration = Registration::open(&plan, kube.clone(), who.workload.clone(), &clock)?;
         let (relay, says) = open_relay(&plan, &registration, &ca, &clock, &tasks);
         let Plan { paths, envoy, discovery, capture, .. } = plan;
-        let secrets_for = sds::Config {
-            peers: proxy_peers(&envoy),
-            counters: Arc::default(),
-            files: sds::Files::new(plan.secret_files, Arc::clone(&clock)),
-        };
+        let secrets_for = secrets_for(&envoy, plan.secret_files, &clock);
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
         let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), &clock);
@@ -286,6 +281,18 @@ pub(super) async fn never_ends(
 ) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
+}
+
+fn secrets_for(
+    envoy: &crate::envoy::Config,
+    files: sds::FilesConfig,
+    clock: &SharedClock,
+) -> sds::Config {
+    sds::Config {
+        peers: proxy_peers(envoy),
+        counters: Arc::default(),
+        files: sds::Files::new(files, Arc::clone(clock)),
+    }
 }
 
 fn proxy_peers(envoy: &crate::envoy::Config) -> Peers {
