@@ -1,12 +1,12 @@
 //! What listens at the proxy's ports, and as whose: read from the kernel's table of TCP sockets.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
 use super::{Owner, ProxyPorts};
+use crate::base::fsio;
 
 /// The listening sockets at the proxy's ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Listeners {
         let wanted = ports.all();
         let mut found = Vec::new();
         for (file, ipv6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
-            if let Ok(file) = File::open(Path::new(file)) {
+            if let Ok(file) = fsio::open_regular(Path::new(file)) {
                 let listening =
                     listening(file.take(BYTES)).filter(|(port, _)| wanted.contains(port));
                 found.extend(listening.map(|(port, uid)| Listener { port, ipv6, uid }));

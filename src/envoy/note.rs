@@ -71,7 +71,8 @@ impl Noted {
 
     /// The group that it runs as; `None` when it has ended.
     pub(super) fn group(&self) -> Option<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let path = format!("/proc/{}/status", self.pid);
+        let status = fsio::read_text(Path::new(&path), STATUS_BYTES).ok()?;
         let groups = status.lines().find_map(|line| line.strip_prefix("Gid:"))?;
         // Real, effective, saved, and that of files (proc(5)).
         groups.split_whitespace().nth(1)?.parse().ok()
@@ -110,6 +111,8 @@ fn start_time(pid: u32) -> Option<u64> {
 const BYTES: u64 = 200;
 /// One line of numbers, and a name of at most 64 bytes.
 const PROC_BYTES: u64 = 4096;
+/// It names all groups of a process.
+const STATUS_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -119,10 +119,13 @@ impl Bed {
         stop.drop_guard()
     }
 
+    /// The next certificate, once it is in use and on the disk.
     async fn next(&self) -> Arc<IssuedIdentity> {
-        let mut identity = self.vault.subscribe();
+        let (mut identity, mut renewal) = (self.vault.subscribe(), self.vault.renewal());
+        let issued = renewal.borrow().issued;
         identity.mark_unchanged();
         identity.changed().await.unwrap();
+        renewal.wait_for(|state| state.issued > issued).await.unwrap();
         let current = identity.borrow().clone();
         current.unwrap()
     }

@@ -23,8 +23,9 @@ impl Bed {
         let channel = channel(&self.path("run/vm-agent/sds.sock")).await;
         let request =
             DiscoveryRequest { resource_names: vec![name.to_owned()], ..Default::default() };
-        let fetched = SecretDiscoveryServiceClient::new(channel).fetch_secrets(request);
-        let fetched = timeout(Duration::from_secs(30), fetched).await.expect("an answer").unwrap();
+        let mut client = SecretDiscoveryServiceClient::new(channel);
+        let fetched = timeout(Duration::from_secs(30), client.fetch_secrets(request)).await;
+        let fetched = fetched.expect("an answer").unwrap();
         fetched.into_inner().resources.into_iter().flat_map(|resource| resource.value).collect()
     }
 
