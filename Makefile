@@ -5,7 +5,7 @@ PEERS := $(or $(VM_AGENT_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vm-agent/tools
 ARGS ?=
 # The tiers of `make test`, the quick ones first.
-TIERS = check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-vm
+TIERS = check test-unit test-hermetic test-kubectl test-envoy test-demo test-page test-mesh test-istio test-chaos test-vm
 # What the embedded mesh's demonstration and tests run with.
 DEBUG = ENVOY=$(or $(ENVOY),$(PEERS)/bin/envoy) VM_AGENT=$(CURDIR)/target/debug/vm-agent DEVMESH=$(CURDIR)/target/debug/vm-agent-devmesh
 export VM_AGENT_PEERS := $(PEERS)

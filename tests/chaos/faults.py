@@ -169,6 +169,8 @@ class Faults:
         self.kubectl("-n", "vms", "delete", "workloadentry", self.entry(machine), "--wait=false", "--ignore-not-found")
         yield
 
+    entry_delete_istiod = entry_delete
+
     @contextlib.contextmanager
     def entry_edit(self, event, machine):
         name = self.entry(machine)

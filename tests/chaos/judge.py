@@ -30,8 +30,9 @@ class Fault:
         """When everything has to be well again."""
         return float("inf") if self.end is None else self.end + COSTS[self.kind].settle
 
-    def touches(self, begin, end, after=0.0):
-        return begin <= self.until() and end >= self.start + after
+    def touches(self, begin, end, after=0.0, until=0.0):
+        over = self.until() if self.end is None else max(self.until(), self.end + until)
+        return begin <= over and end >= self.start + after
 
     def lasts(self, begin, end):
         return begin <= (float("inf") if self.end is None else self.end) and end >= self.start
@@ -93,7 +94,7 @@ class Judge:
 
     def explanations(self, loss):
         return [(fault, allow) for fault in self.faults for allow in COSTS[fault.kind].allows
-                if loss["lost"] in allow.flows and fault.touches(loss["begin"], loss["end"], allow.after)
+                if loss["lost"] in allow.flows and fault.touches(loss["begin"], loss["end"], allow.after, allow.until)
                 and belongs(loss, fault, allow.whose, self.service_of_address)]
 
     def active(self, begin, end):
@@ -111,7 +112,7 @@ class Judge:
         count = 0
         for one in self.seconds:
             second = one["second"]
-            if one["flow"] not in allow.flows or not fault.touches(second, second + 1, allow.after):
+            if one["flow"] not in allow.flows or not fault.touches(second, second + 1, allow.after, allow.until):
                 continue
             service = self.service_of_address(one["from"])
             count += one["ok"] if (one["from"] == fault.machine if allow.whose == "own" else service == fault.service) else 0

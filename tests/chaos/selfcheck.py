@@ -44,7 +44,7 @@ class Losses(unittest.TestCase):
 
     def test_faults_that_may_cost_nothing_explain_nothing_and_are_named(self):
         for kind in costs.COSTS:
-            if not costs.COSTS[kind].allows:
+            if costs.COSTS[kind].allows in ((), costs.DRAINED):
                 fault = Fault(kind, "a1", "alpha", 90, 110)
                 judge, verdict = judged([fault], [loss(source="a1", to="beta"), loss(), loss(flow="dns", source="a1")])
                 self.assertEqual(len(verdict.unexplained), 3, kind)
@@ -83,6 +83,12 @@ class Losses(unittest.TestCase):
         self.assertEqual(len(judged(row, losses, certificates=in_time)[1].unexplained), 2, "it was renewed")
 
 
+    def test_drained_connections_may_end_later_and_nothing_else_may(self):
+        fault = Fault("entry-delete", "a1", "alpha", 50, 51)
+        self.assertEqual(self.unexplained([fault], loss(flow="echo", by="a1", at=100.0)), 0)
+        self.assertEqual(self.unexplained([fault], loss(flow="echo", by="a1", at=130.0), loss(flow="echo", by="a2", at=100.0), loss(at=60.0)), 3)
+
+
 class Machines(unittest.TestCase):
     def test_a_machine_that_does_not_serve_again_is_a_finding(self):
         fault = Fault("entry-delete", "a1", "alpha", 50, 51)
@@ -112,11 +118,21 @@ class Plans(unittest.TestCase):
         self.assertEqual(schedule(7, 300), schedule(7, 300))
         self.assertNotEqual(schedule(7, 300), schedule(8, 300))
         for seed in range(20):
-            self.assertEqual({event.kind for event in schedule(seed, 300)}, {plan.kind for plan in PLANS})
+            self.assertEqual({event.kind for event in schedule(seed, 300)}, {plan.kind for plan in PLANS if plan.weight})
         self.assertEqual(schedule(7, 300, {"none"}), [])
 
+    def test_faults_that_are_left_out_are_documented_as_gaps_and_can_be_asked_for(self):
+        gaps = DOCS.read_text().partition("## Known gaps")[2]
+        for plan in PLANS:
+            if not plan.weight:
+                self.assertIn(f"`{plan.kind}`", gaps)
+                self.assertTrue(schedule(7, 300, {plan.kind}))
+
     def test_only_faults_that_take_a_proxy_or_its_network_away_may_cost_anything(self):
-        self.assertEqual({kind for kind, cost in costs.COSTS.items() if cost.allows}, {"agent-stop", "envoy-kill", "link-cut", "certificate-over"})
+        beyond = {kind for kind, cost in costs.COSTS.items() if set(cost.allows) - set(costs.DRAINED)}
+        self.assertEqual(beyond, {"agent-stop", "envoy-kill", "link-cut", "certificate-over"})
+        for kind, cost in costs.COSTS.items():
+            self.assertTrue(cost.out or not cost.allows, f"{kind} may cost something although its machine stays in traffic")
         self.assertEqual({plan.kind for plan in PLANS}, set(costs.COSTS) - {"certificate-over"})
 
     def test_the_documented_table_is_this_one(self):
