@@ -145,7 +145,7 @@ class Convergence(Traffic):
                 until("the grace is over", lambda: time.monotonic() > start + GRACE)
                 registration = self.vm2.status()["registration"]
                 self.assertEqual((registration["registered"], registration["assumed"]), (True, True))
-                self.assertIn("API", registration["trouble"]["what"] + registration["trouble"].get("hint", ""))
+                self.assertIn("the WorkloadEntry could not be applied", registration["trouble"]["what"])
             until("the entry is looked at", lambda: not self.vm2.status()["registration"]["assumed"], limit=90)
             self.assertIsNone(self.vm2.status()["registration"]["trouble"])
         print(f", {load.good} and {own.good} requests", end="", flush=True)
