@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::Config;
 use super::binary::version_in;
 use super::process::{SUCCESS, arguments, run_to_end};
-use crate::base::fsio;
 use crate::base::excerpt::excerpt;
+use crate::base::fsio;
 
 /// Why an Envoy cannot take the place of the running one.
 #[derive(Debug, thiserror::Error)]
