@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use aftermath::tidy_up;
-pub use machine::{known_machine, machine};
+pub use machine::{known_instance, known_machine, machine};
 pub use owner::last_name;
 pub use plan::{CapturePlan, FactsPlan, Outline, Plan, PlanError, RegistrationPlan, outline, plan};
 pub use proof::{ProofError, prove_identity, prove_registration};

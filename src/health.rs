@@ -148,7 +148,11 @@ pub async fn watch(
                         config.target = *target.borrow_and_update();
                         report.describe(&config);
                     }
-                    report.checked(check(&config).await);
+                    // A check may take long, and says nothing of a proxy that goes meanwhile.
+                    tokio::select! {
+                        Ok(_) = proxy.wait_for(|up| !up) => {}
+                        checked = check(&config) => report.checked(checked),
+                    }
                 }
             }
         }

@@ -304,6 +304,58 @@ async fn an_envoy_of_another_bootstrap_is_ended_first_and_so_is_one_that_nobody_
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+/// Puts another file at the binary's place, at once, as a package does.
+fn install(binary: &Path, make: impl FnOnce(&Path)) {
+    let new = binary.with_extension("new");
+    make(&new);
+    std::fs::rename(new, binary).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs ENVOY, the real one: make test-envoy"]
+async fn a_binary_that_does_not_start_never_replaces_an_envoy_that_serves() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let (directory, binaries) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(binaries.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = binaries.path().join("envoy");
+    let good = |path: &Path| symlink(envoy(), path).unwrap();
+    install(&binary, good);
+    let config = Config { binary: binary.clone(), ..config(directory.path(), free_port()) };
+    let (handle, _tasks) = supervise(config.clone());
+    let first = live(&handle).await;
+    handle.release().await;
+
+    install(&binary, |path| {
+        let says = "envoy  version: 0/1.99.0/Clean/RELEASE/none";
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && {{ echo '{says}'; exit 0; }}\necho cannot work here >&2\nexit 3\n"
+        );
+        std::fs::write(path, script).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    let (handle, _tasks) = supervise(config.clone());
+    let mut state = handle.state();
+    let kept = state.wait_for(|state| state.rejected_replacement.is_some()).await.unwrap().clone();
+    assert_eq!((kept.pid, kept.origin), (first.pid, ProxyOrigin::Adopted));
+    let what = kept.rejected_replacement.unwrap().what;
+    assert!(what.contains("exit status 3 (cannot work here)"), "{what}");
+    let kept = live(&handle).await;
+    assert_eq!(kept.version, Some(version_of(&envoy()).await.unwrap()), "that of what runs");
+    handle.restart(Duration::ZERO).await;
+    let still = live(&handle).await;
+    assert_eq!((still.pid, still.refused_restarts), (first.pid, 1));
+
+    install(&binary, good);
+    let next = state
+        .wait_for(|state| state.pid.is_some() && state.pid != first.pid)
+        .await
+        .unwrap()
+        .clone();
+    assert!(next.rejected_replacement.is_none());
+    live(&handle).await;
+    handle.stop().await;
+}
+
 #[tokio::test]
 #[ignore = "needs ENVOY, the real one: make test-envoy"]
 async fn a_note_of_a_dead_envoy_is_no_hindrance() {

@@ -1,9 +1,11 @@
 //! Which machine this is, for the registry.
 
+use std::path::Path;
+
 use crate::base::fsio::{self, FileError};
 use crate::config::Paths;
 use crate::platform::MachineId;
-use crate::registry::Machine;
+use crate::registry::{Machine, new_instance};
 
 /// The machine: by the system's id below the root, or by one of our own where there is none.
 ///
@@ -35,10 +37,44 @@ pub fn known_machine(paths: &Paths) -> Result<Option<Machine>, FileError> {
     }
 }
 
+/// Which of the machines with our ID this one is: an ID that is drawn once a boot, and
+/// stays the same over restarts of the agent. A copy of the disk is of another boot.
+pub(super) fn instance(paths: &Paths) -> String {
+    if let Some(id) = known_instance(paths) {
+        return id;
+    }
+    let id = new_instance();
+    let text = format!("{} {id}\n", boot());
+    let made = fsio::make_directory(&paths.state_directory(), 0o700);
+    let path = paths.instance_file();
+    if let Err(error) = made.and_then(|()| fsio::replace(&path, text.as_bytes(), fsio::SECRET)) {
+        tracing::warn!(%error, "Cannot keep the instance ID of this boot");
+    }
+    id
+}
+
+/// The instance ID, if one was drawn since the boot.
+#[must_use]
+pub fn known_instance(paths: &Paths) -> Option<String> {
+    let text = fsio::read_text(&paths.instance_file(), ID_BYTES).ok()?;
+    let (of, id) = text.trim().split_once(' ')?;
+    (of == boot() && is_instance(id)).then(|| id.to_owned())
+}
+
+fn boot() -> String {
+    fsio::read_text(Path::new(BOOT), ID_BYTES).unwrap_or_default().trim().to_owned()
+}
+
+fn is_instance(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn known(id: &MachineId) -> Machine {
     Machine::of(&id.known_as())
 }
 
+/// The kernel's ID of this boot (random(4)).
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// An id is 32 bytes.
 const ID_BYTES: u64 = 4096;
 
@@ -53,5 +89,18 @@ mod tests {
         let first = of(&one);
         assert_eq!(of(&one), first);
         assert_ne!(of(&other), first);
+    }
+
+    #[test]
+    fn an_instance_id_stays_for_a_boot() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let of = |root: &tempfile::TempDir| instance(&Paths::new(root.path()));
+        let first = of(&one);
+        assert!(is_instance(&first));
+        assert_eq!(of(&one), first);
+        assert_ne!(of(&other), first, "another root");
+        let file = Paths::new(one.path()).instance_file();
+        fsio::replace(&file, format!("another-boot {first}").as_bytes(), fsio::SECRET).unwrap();
+        assert_ne!(of(&one), first);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::claims::{Auto, Claimant};
-use super::machine::machine;
+use super::machine::{instance, machine};
 use super::start::never_ends;
 use super::{CapturePlan, Leaving, Plan, RegistrationPlan};
 use crate::base::clock::SharedClock;
@@ -41,7 +41,8 @@ impl Registration {
         clock: &SharedClock,
     ) -> Result<Self, FileError> {
         let record = plan.paths.registration_record();
-        let (paths, machine) = (plan.paths.clone(), machine(&plan.paths)?);
+        let paths = plan.paths.clone();
+        let machine = machine(&paths)?.with_instance(Some(instance(&paths)));
         let plan = plan.registration.clone();
         let config = Config {
             machine,

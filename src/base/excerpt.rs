@@ -56,7 +56,7 @@ fn is_harmless(before: &str) -> bool {
         return HARMLESS.contains(&name.to_ascii_lowercase().as_str());
     }
     // An element of a list in JSON.
-    !before.ends_with(['[', ',', '"', '='])
+    !before.ends_with(['[', ','])
 }
 
 /// The text without words that look like keys or tokens.
@@ -147,6 +147,8 @@ mod tests {
             "Error adding/updating listener(s) virtualInbound: cannot bind '0.0.0.0:15006': Address already in use",
             "unable to open file '/var/log/istio/envoy_access.log': No such file or directory",
             "Didn't find a registered implementation for 'x' with type URL: 'istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig'",
+            // Access logs in a format of the user's, which Envoy writes to the same place.
+            "GET \"/\" \"curl/8.0\" host=\"reviews\" 200",
             "Unknown cluster \"outbound|9080||reviews.default.svc.cluster.local\"",
         ] {
             assert_eq!(excerpt(reason, 1000), reason);

@@ -159,6 +159,12 @@ impl Paths {
         self.root.join("run/vm-agent-proxy.sock")
     }
 
+    /// Which of the machines with this machine ID this one is, since its boot.
+    #[must_use]
+    pub fn instance_file(&self) -> PathBuf {
+        self.state_directory().join("instance")
+    }
+
     /// Held by the one agent that runs with this root.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {

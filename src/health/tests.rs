@@ -299,6 +299,34 @@ async fn checks_in_a_row_make_the_difference() {
     assert!(world.checks >= before + 2);
 }
 
+#[tokio::test]
+async fn a_proxy_that_goes_is_seen_while_a_check_waits() {
+    let (proxy, up) = watch::channel(true);
+    let (report, mut state) = watch::channel(State::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = Config {
+        probe: parse(json!({"httpGet": {"port": port}})).unwrap().probe,
+        period: Duration::from_millis(100),
+        timeout: Duration::from_secs(60),
+        ..Config::of_proxy(HERE)
+    };
+    let inputs = Inputs { proxy: up, target: watch::channel(HERE).1 };
+    let tasks = Tasks::new().0;
+    tasks.spawn(
+        "health",
+        super::watch(config, inputs, report, clock::system(), CancellationToken::new()),
+    );
+    let (mut first, _) = listener.accept().await.unwrap();
+    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    state.wait_for(|state| state.health == Health::Healthy).await.unwrap();
+    let (_held, _) = listener.accept().await.unwrap();
+    proxy.send_replace(false);
+    let state = state.wait_for(|state| state.health != Health::Healthy).await.unwrap();
+    assert!(matches!(&state.health, Health::Unhealthy { message } if message.contains("proxy")));
+    assert_eq!(state.checks, 1, "the check that hangs is not waited for");
+}
+
 proptest! {
     #[test]
     fn any_json_is_a_probe_or_has_errors(text in "\\PC{0,200}") {

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::direct::{Direct, RegisterError, is_with_machine};
 use super::record::Record;
+use super::rival::{self, Answer, Rival};
 use super::tenant::{self, Tenant};
-use super::{entry, fields, object};
+use super::{fields, object};
 use crate::base::backoff::Backoff;
 use crate::base::tasks::busy;
 use crate::base::trouble::Trouble;
@@ -26,8 +27,8 @@ use crate::workload::{Address, Workload};
 
 /// One run of a hand on an entry.
 pub(super) struct Course<'a> {
-    direct: &'a Direct,
-    workload: watch::Receiver<Arc<Workload>>,
+    pub(super) direct: &'a Direct,
+    pub(super) workload: watch::Receiver<Arc<Workload>>,
     /// Of tries that failed.
     failures: Backoff,
     /// Why the last try failed, which is logged once.
@@ -38,7 +39,15 @@ pub(super) struct Course<'a> {
     /// Of watches that broke.
     breaks: Backoff,
     /// The entry that stood last.
-    uid: Option<String>,
+    pub(super) uid: Option<String>,
+    /// Which of the machines with our ID we are.
+    pub(super) instance: String,
+    /// Whether another of them has taken, or kept, the entry from us.
+    pub(super) was_taken: bool,
+    /// The other one, which asks for the entry.
+    pub(super) rival: Option<Rival>,
+    /// The address of the other one that was logged last.
+    pub(super) told_of: Option<String>,
     /// The entry of the last run, until the API server has answered.
     recalled: Option<Record>,
     /// False once the API server has refused a watch.
@@ -49,7 +58,9 @@ pub(super) struct Course<'a> {
 
 /// Why the entry has to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
+    /// Another machine with our ID asks for the entry, or has taken it.
+    Challenge,
     /// It is not as it should be.
     Drift,
     /// The watch is over, and something may have been missed.
@@ -61,18 +72,19 @@ enum Cause {
 }
 
 /// The entry as it is after a look.
-struct Look {
-    live: Value,
+pub(super) struct Look {
+    pub(super) live: Value,
     /// What of it is ours to keep.
-    kept: Value,
+    pub(super) kept: Value,
     /// Whether there is nothing to wait for but changes.
-    settled: bool,
+    pub(super) settled: bool,
 }
 
 impl<'a> Course<'a> {
     pub(super) fn new(direct: &'a Direct) -> Self {
         let workload = direct.workload.clone();
         let addresses = addresses(&workload.borrow());
+        let instance = direct.config.machine.instance();
         Self {
             direct,
             workload,
@@ -83,6 +95,10 @@ impl<'a> Course<'a> {
             repaired: None,
             breaks: Backoff::new(FIRST_PAUSE, LOOK),
             uid: None,
+            instance: instance.map_or_else(rival::new_instance, str::to_owned),
+            was_taken: false,
+            rival: None,
+            told_of: None,
             recalled: direct.recalled(),
             may_watch: true,
         }
@@ -112,6 +128,7 @@ impl<'a> Course<'a> {
             Ok(look) => {
                 self.failures.reset();
                 self.failure = None;
+                self.show_rival();
                 if self.follow(look).await == Cause::Drift {
                     self.pace().await;
                 }
@@ -161,9 +178,16 @@ impl<'a> Course<'a> {
         if std::mem::replace(&mut self.addresses, addresses.clone()) != addresses {
             client.reconnect();
         }
-        let (object, wanted) = (object(&workload), entry(&workload, &config.machine));
+        let (object, wanted) = (object(&workload), self.wanted(&workload));
+        let mut body = wanted.clone();
+        if self.uid.is_none() {
+            match self.ask_holder(&object, &workload).await? {
+                Answer::Held(look) => return Ok(look),
+                Answer::Free(revision) => fields::at_revision(&mut body, revision),
+            }
+        }
         let manager = config.machine.field_manager();
-        let error = match client.apply(&object, &wanted, &manager, false).await {
+        let error = match client.apply(&object, &body, &manager, false).await {
             Ok(live) => return Ok(self.stands(live, wanted, &workload)),
             Err(error) if error.conflicts().is_empty() => return Err(error.into()),
             Err(error) => error,
@@ -202,11 +226,7 @@ impl<'a> Course<'a> {
         };
         // The version makes sure that it has not come back in this moment.
         let mut body = wanted.clone();
-        if let (Some(version), Some(metadata)) =
-            (Version::of(&live), body.get_mut("metadata").and_then(Value::as_object_mut))
-        {
-            metadata.insert("resourceVersion".to_owned(), json!(version.revision));
-        }
+        fields::at_revision(&mut body, Version::of(&live).map(|version| version.revision));
         let manager = config.machine.field_manager();
         let live = client.apply(object, &body, &manager, true).await?;
         tracing::warn!(
@@ -258,9 +278,9 @@ impl<'a> Course<'a> {
 
     /// Waits until the entry has to be looked at.
     async fn follow(&mut self, look: Look) -> Cause {
-        let mut revision = revision(&look.live);
+        let mut revision = fields::revision(&look.live);
         let end = Instant::now() + jittered(LOOK);
-        let limit = (!look.settled).then_some(end);
+        let limit = (!look.settled || self.rival.is_some()).then_some(end);
         loop {
             let cause = match self.watch(&revision).await {
                 Ok(watch) => {
@@ -349,7 +369,10 @@ impl<'a> Course<'a> {
                     return Some(Cause::Drift);
                 }
                 Ok(WatchEvent::Present(live)) => {
-                    *revision = self::revision(&live);
+                    *revision = fields::revision(&live);
+                    if let Some(cause) = self.rivalry(&live, look) {
+                        return Some(cause);
+                    }
                     if let Some(what) = self.judge(&live, look) {
                         self.drifted(&what);
                         return Some(Cause::Drift);
@@ -371,12 +394,13 @@ impl<'a> Course<'a> {
         }
         if self.uid.is_none() {
             // Another machine's: whatever changed may mean that it is free.
-            return (tenant::machine(live) != tenant::machine(&look.live))
-                .then(|| "its machine is another one".to_owned());
+            let is_other = tenant::machine(live) != tenant::machine(&look.live)
+                || rival::holder(live) != rival::holder(&look.live);
+            return is_other.then(|| "its machine is another one".to_owned());
         }
         let mut drifted = fields::drifted(live, &look.kept);
         // A field that others hold, and have changed since: they may have let go of it.
-        let wanted = entry(&self.workload.borrow(), &self.direct.config.machine);
+        let wanted = self.wanted(&self.workload.borrow());
         let theirs = fields::drifted(&look.live, &wanted);
         let moved = fields::drifted(live, &look.live);
         drifted.extend(theirs.into_iter().filter(|field| moved.contains(field)));
@@ -423,11 +447,6 @@ pub(super) fn taken(object: &Object, address: &str, how: String) -> RegisterErro
 
 fn addresses(workload: &Workload) -> (Address, Vec<IpAddr>) {
     (workload.address.clone(), workload.instance_ips.clone())
-}
-
-fn revision(live: &Value) -> String {
-    let revision = live.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    revision.unwrap_or_default().to_owned()
 }
 
 /// Many machines shall not look in the same moment.

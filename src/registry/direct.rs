@@ -96,6 +96,32 @@ pub enum RegisterError {
         #[source]
         source: KubeError,
     },
+    /// Another machine has the same machine ID, and the entry.
+    #[error(
+        "another machine with this machine's ID, at {address}, holds WorkloadEntry {entry}: this one, \
+         at {own}, does not register"
+    )]
+    Duplicate {
+        /// Namespace and name.
+        entry: String,
+        /// The other machine's address.
+        address: String,
+        /// This machine's.
+        own: String,
+    },
+    /// Another machine has the same machine ID, and asks for our entry.
+    #[error(
+        "another machine with this machine's ID, at {address}, asks for WorkloadEntry {entry}: it is \
+         refused, as this one, at {own}, holds it"
+    )]
+    Rival {
+        /// Namespace and name.
+        entry: String,
+        /// The other machine's address.
+        address: String,
+        /// This machine's.
+        own: String,
+    },
 }
 
 impl RegisterError {
@@ -104,7 +130,11 @@ impl RegisterError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Kube(error) => error.retry(),
-            Self::Contested { .. } | Self::OtherAccount { .. } | Self::Taken { .. } => Retry::Later,
+            Self::Contested { .. }
+            | Self::Duplicate { .. }
+            | Self::OtherAccount { .. }
+            | Self::Rival { .. }
+            | Self::Taken { .. } => Retry::Later,
         }
     }
 
@@ -125,6 +155,7 @@ impl RegisterError {
                 "give this machine another name with --name, or have the owner of the entry delete it"
                     .to_owned(),
             ),
+            Self::Duplicate { .. } | Self::Rival { .. } => Some(DUPLICATE_HINT.to_owned()),
             Self::Taken { removal, .. } => Some(format!(
                 "give this machine another name with --name, or remove the entry if that machine \
                  is gone: `{removal}`"
@@ -242,6 +273,8 @@ fn listed(fields: &[FieldConflict]) -> String {
     fields.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+const DUPLICATE_HINT: &str = "the machines are copies of one disk: on one of them remove \
+                              /etc/machine-id, run `systemd-machine-id-setup`, and restart vm-agent";
 /// The field in which two machines of one name meet.
 const MACHINE_FIELD: &str = ".metadata.annotations.vm-agent.io/machine";
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 type Path = Vec<String>;
 
@@ -24,6 +24,21 @@ pub(super) fn without(wanted: &Value, fields_of_others: &[&str]) -> Value {
         }
     }
     rest
+}
+
+/// Has an apply fail when the entry is not of this revision any more.
+pub(super) fn at_revision(body: &mut Value, revision: Option<String>) {
+    if let (Some(revision), Some(metadata)) =
+        (revision, body.get_mut("metadata").and_then(Value::as_object_mut))
+    {
+        metadata.insert("resourceVersion".to_owned(), json!(revision));
+    }
+}
+
+/// The revision of an entry.
+pub(super) fn revision(live: &Value) -> String {
+    let revision = live.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    revision.unwrap_or_default().to_owned()
 }
 
 fn fields(object: &Value) -> BTreeMap<Path, Value> {

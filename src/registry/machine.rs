@@ -8,13 +8,26 @@ pub const MACHINE: &str = "vm-agent.io/machine";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     hash: String,
+    instance: Option<String>,
 }
 
 impl Machine {
     /// The machine with this hash.
     #[must_use]
     pub fn of(hash: &str) -> Self {
-        Self { hash: hash.to_owned() }
+        Self { hash: hash.to_owned(), instance: None }
+    }
+
+    /// The same machine, known to be this one of those with its ID.
+    #[must_use]
+    pub fn with_instance(self, instance: Option<String>) -> Self {
+        Self { instance, ..self }
+    }
+
+    /// Which of the machines with this ID it is, where that is known.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
     }
 
     /// What the annotation says.

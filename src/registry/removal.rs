@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::tenant;
+use super::{rival, tenant};
 use crate::kube::{Client, KubeError, Object, Version};
 
 /// An entry that was not removed.
@@ -63,7 +63,7 @@ pub async fn remove(
 /// away, its fields.
 pub(super) fn is_of(found: &Value, machine: &Machine) -> bool {
     if let Some(marked) = tenant::machine(found) {
-        return marked == machine.hash();
+        return marked == machine.hash() && !rival::is_rivals(found, machine);
     }
     let own = machine.field_manager();
     let managers = found.pointer("/metadata/managedFields").and_then(Value::as_array);

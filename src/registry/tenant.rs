@@ -80,7 +80,7 @@ fn conditions(entry: &Value) -> impl Iterator<Item = &Value> {
     entry.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
 }
 
-fn annotation<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
     entry.pointer("/metadata/annotations")?.get(name)?.as_str()
 }
 

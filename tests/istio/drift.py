@@ -4,7 +4,7 @@ import json
 import threading
 import time
 
-from case import LAB, Traffic
+from case import LAB, Load, Traffic
 from lab import CONTROL_PLANE, until
 from vm import Vm
 
@@ -245,6 +245,28 @@ class Drift(Traffic):
         self.vm2.run("--set", "workload.labels={app: details-legacy, version: '2'}").until_ready()
         until("it is connected again", lambda: "istio.io/connectedAt" in (self.entry(name) or {"metadata": {"annotations": {}}})["metadata"]["annotations"])
         self.assertNotIn("version", self.spec(name)["labels"])
+
+    def conditions(self, vm):
+        return [one["what"] for one in vm.status().get("conditions", []) if one["room"] == "registration"]
+
+    def test_a_copy_with_the_machine_id_of_a_running_machine_takes_nothing_from_it_and_both_say_so(self):
+        for vm in (self.vm2, self.vm3):
+            (vm.root / "etc").mkdir(parents=True, exist_ok=True)
+            (vm.root / "etc/machine-id").write_text("c" * 32 + "\n")
+        self.both()
+        uid = self.entry()["metadata"]["uid"]
+        with Load(lambda: LAB.curl("vm1", "http://details.internal.com/")) as load:
+            copy = ["vm2" if one == "vm3" else one for one in self.command(self.vm3)]
+            ended = LAB.run("vm3", *copy, check=False, timeout=90)
+            self.assertEqual(ended.returncode, 7, ended.stderr)
+            for address in (self.vm2.ip, self.vm3.ip):
+                self.assertIn(address, ended.stderr)
+            holder = until("the holder says so", lambda: self.conditions(self.vm2))
+            self.assertIn(self.vm3.ip, holder[0])
+            self.assertTrue(self.vm2.status()["ready"])
+            self.assertEqual((self.spec()["address"], self.entry()["metadata"]["uid"]), (self.vm2.ip, uid))
+            until("some requests were sent", lambda: load.good > 20)
+        self.assertEqual(load.bad, [])
 
 
 # The configuration is YAML; the agent writes it so that a JSON reader of its subset is enough here.

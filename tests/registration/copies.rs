@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{Bed, registered, valid};
 use crate::kubernetes_bed;
+use crate::world::World;
 
 /// Starts the agent's disk as another machine.
 fn wake_as(bed: &Bed, machine: char) {
@@ -85,4 +86,52 @@ async fn a_copy_of_a_machine_that_istiod_registered_leaves_that_ones_entry_alone
     assert_eq!(bed.stop().await, 0);
     let uid = || Some(bed.mesh.entry("vms/client-127.0.0.1")?["metadata"]["uid"].clone());
     assert_eq!(uid(), before);
+}
+
+#[tokio::test]
+async fn of_two_machines_with_one_id_the_later_one_does_not_register_and_both_say_so() {
+    let world = World::new().await;
+    let first = world.copy("one", "a", "10.0.0.1");
+    first.settled().await;
+    let uid = world.entry()["metadata"]["uid"].clone();
+    let second = world.copy("one", "b", "10.0.0.2");
+    let refused = second.until(|state| state.trouble.is_some()).await;
+    assert!(!refused.registered);
+    let what = refused.trouble.unwrap().what;
+    assert!(
+        what.contains("at 10.0.0.1, holds") && what.contains("at 10.0.0.2, does not"),
+        "{what}"
+    );
+    let holder = first.until(|state| state.trouble.is_some()).await;
+    assert!(holder.registered);
+    let what = holder.trouble.unwrap().what;
+    assert!(what.contains("at 10.0.0.2, asks") && what.contains("at 10.0.0.1, holds"), "{what}");
+    assert_eq!(holder.drift, 0);
+    let entry = world.entry();
+    assert_eq!((&entry["spec"]["address"], &entry["metadata"]["uid"]), (&json!("10.0.0.1"), &uid));
+    assert!(entry["metadata"]["annotations"].get("vm-agent.io/challenge").is_none(), "{entry}");
+    assert!(second.direct.remove().await.is_err(), "it does not remove the entry of the other one");
+    // The first one leaves.
+    first.tasks.stop();
+    second.until(|state| state.watching).await;
+    first.direct.remove().await.unwrap();
+    second.until(|state| state.registered && state.trouble.is_none()).await;
+    assert_eq!(world.entry()["spec"]["address"], "10.0.0.2");
+}
+
+#[tokio::test]
+async fn a_machine_that_was_booted_again_with_another_address_takes_its_entry_back() {
+    let world = World::new().await;
+    let before = world.copy("one", "boot-1", "10.0.0.1");
+    before.settled().await;
+    before.tasks.stop();
+    let after = world.copy("one", "boot-2", "10.0.0.2");
+    let state = after.until(|state| state.registered).await;
+    assert!(state.trouble.is_none());
+    assert_eq!(world.entry()["spec"]["address"], "10.0.0.2");
+    // With the same address there is nobody to ask.
+    after.tasks.stop();
+    let again = world.copy("one", "boot-3", "10.0.0.2");
+    again.until(|state| state.registered).await;
+    assert_eq!(world.entry()["metadata"]["annotations"]["vm-agent.io/instance"], "boot-3");
 }

@@ -89,14 +89,22 @@ impl World {
         address: &str,
         force: bool,
     ) -> Registered {
-        let machine = Machine::of(id);
+        let machine = Machine::of(id).with_instance(Some(format!("the-{id}")));
         let config = Config { machine, force, take_over_after: GRACE, record: None };
         self.start(clock, address, config)
     }
 
+    /// One of the machines with this ID.
+    pub(crate) fn copy(&self, id: &str, instance: &str, address: &str) -> Registered {
+        let machine = Machine::of(id).with_instance(Some(instance.to_owned()));
+        let config = Config { machine, force: false, take_over_after: GRACE, record: None };
+        self.start(self.clock(), address, config)
+    }
+
     /// A machine whose agent keeps its entry in this file.
     pub(crate) fn machine_with(&self, id: &str, address: &str, record: &Path) -> Registered {
-        let (machine, record) = (Machine::of(id), Some(record.to_owned()));
+        let machine = Machine::of(id).with_instance(Some(format!("the-{id}")));
+        let record = Some(record.to_owned());
         let config = Config { machine, force: false, take_over_after: GRACE, record };
         self.start(self.clock(), address, config)
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::agent::{Outline, StartError, join_proxy_group, known_machine, last_name, outline};
+use crate::agent::{
+    Outline, StartError, join_proxy_group, known_instance, known_machine, last_name, outline,
+};
 use crate::base::clock;
 use crate::base::trouble::chain;
 use crate::cli::exit::{Exit, Failure};
@@ -36,6 +38,7 @@ pub(super) async fn deregister(
     let Some(kube) = outline::kubernetes(settings).map_err(plan_failure)? else { return Ok(None) };
     // A machine without an id has no entry that it could tell from others'.
     let machine = known_machine(&paths).map_err(failed)?.unwrap_or_else(|| Machine::of("unknown"));
+    let machine = machine.with_instance(known_instance(&paths));
     let clock = clock::system();
     let client = Client::new(kube, Arc::clone(&clock));
     let client = client.map_err(|error| start_failure(StartError::Kube(error)))?;

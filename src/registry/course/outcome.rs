@@ -8,7 +8,7 @@ use super::{Course, Look};
 use crate::base::backoff::Retry;
 use crate::base::trouble::Trouble;
 use crate::registry::direct::{RegisterError, Standing};
-use crate::registry::{entry, fields};
+use crate::registry::fields;
 use crate::workload::Workload;
 
 impl Course<'_> {
@@ -20,7 +20,7 @@ impl Course<'_> {
         if !self.direct.state.borrow().registered {
             tracing::info!(entry = workload.name, "The WorkloadEntry stands.");
         }
-        let theirs = fields::drifted(&live, &entry(workload, &self.direct.config.machine));
+        let theirs = fields::drifted(&live, &self.wanted(workload));
         self.direct.keep(workload, uid.clone());
         self.direct.state.send_modify(|state| {
             // Fields of others are still a trouble.
@@ -41,7 +41,7 @@ impl Course<'_> {
     }
 
     /// The entry is another machine's.
-    pub(super) fn lost(&mut self, trouble: Trouble) {
+    pub(in crate::registry) fn lost(&mut self, trouble: Trouble) {
         self.uid = None;
         self.recalled = None;
         self.direct.forget();
