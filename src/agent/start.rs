@@ -293,18 +293,6 @@ pub(super) async fn never_ends(
     Ok(())
 }
 
-fn secrets_for(
-    envoy: &crate::envoy::Config,
-    files: sds::FilesConfig,
-    clock: &SharedClock,
-) -> sds::Config {
-    sds::Config {
-        peers: proxy_peers(envoy),
-        counters: Arc::default(),
-        files: sds::Files::new(files, Arc::clone(clock)),
-    }
-}
-
 fn proxy_peers(envoy: &crate::envoy::Config) -> Peers {
     let own = nix::unistd::geteuid().as_raw();
     Peers::new(vec![envoy.user.map_or(own, |user| user.uid)])

@@ -313,10 +313,7 @@ async fn a_proxy_that_goes_is_seen_while_a_check_waits() {
     };
     let inputs = Inputs { proxy: up, target: watch::channel(HERE).1 };
     let tasks = Tasks::new().0;
-    tasks.spawn(
-        "health",
-        super::watch(config, inputs, report, clock::system(), CancellationToken::new()),
-    );
+    tasks.spawn("health", watch(config, inputs, report, clock::system(), CancellationToken::new()));
     let (mut first, _) = listener.accept().await.unwrap();
     first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     state.wait_for(|state| state.health == Health::Healthy).await.unwrap();
