@@ -93,6 +93,9 @@ enum Command {
     /// Become the proxy (used by the agent itself)
     #[command(hide = true)]
     LaunchProxy(launch::Args),
+    /// Become the proxy that tells its version (used by checks)
+    #[command(hide = true)]
+    TellVersion(launch::Version),
     /// Start the proxy by an order on standard input (used by the service manager)
     #[command(hide = true)]
     ServeOrder,
@@ -107,7 +110,14 @@ enum Command {
 impl Command {
     /// Whether it sets its log up by itself, as its configuration says.
     fn has_own_log(&self) -> bool {
-        matches!(self, Self::Join(_) | Self::Run(_) | Self::LaunchProxy(_) | Self::AfterStop)
+        matches!(
+            self,
+            Self::Join(_)
+                | Self::Run(_)
+                | Self::LaunchProxy(_)
+                | Self::TellVersion(_)
+                | Self::AfterStop
+        )
     }
 }
 
@@ -140,7 +150,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Man(args) => man::run(&args),
         Command::Version => screen::out(concat!("vm-agent ", env!("CARGO_PKG_VERSION"))),
         Command::LaunchProxy(args) => launch::run(args),
-        Command::ServeOrder => launch::serve(),
+        Command::TellVersion(args) => launch::tell(&args),
+        Command::ServeOrder => launch::serve(&cli.global),
         Command::BeforeStop => stopping::before(&cli.global),
         Command::AfterStop => stopping::after(&cli.global),
     };

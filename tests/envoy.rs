@@ -100,7 +100,7 @@ fn supervise(config: Config) -> (Handle, Tasks) {
 #[tokio::test]
 #[ignore = "needs ENVOY, the real one: make test-envoy"]
 async fn it_runs_here_and_tells_its_version() {
-    let version = version_of(&envoy()).await.unwrap();
+    let version = version_of(&envoy(), None).await.unwrap();
     assert!(version.split('.').count() == 3, "{version}");
 }
 
@@ -340,7 +340,7 @@ async fn a_binary_that_does_not_start_never_replaces_an_envoy_that_serves() {
     let what = kept.rejected_replacement.unwrap().what;
     assert!(what.contains("exit status 3 (cannot work here)"), "{what}");
     let kept = live(&handle).await;
-    assert_eq!(kept.version, Some(version_of(&envoy()).await.unwrap()), "that of what runs");
+    assert_eq!(kept.version, Some(version_of(&envoy(), None).await.unwrap()), "that of what runs");
     handle.restart(Duration::ZERO).await;
     let still = live(&handle).await;
     assert_eq!((still.pid, still.refused_restarts), (first.pid, 1));

@@ -135,7 +135,11 @@ impl Keeper {
             return Err(RefreshError::Same { namespace });
         }
         let path = self.root_cert.display();
-        match fsio::replace(&self.root_cert, roots.pem().as_bytes(), fsio::PUBLIC) {
+        let pem = roots.pem();
+        // As a service the agent may write this one file of the directory.
+        let written = fsio::replace(&self.root_cert, pem.as_bytes(), fsio::PUBLIC)
+            .or_else(|_| fsio::overwrite(&self.root_cert, pem.as_bytes()));
+        match written {
             Ok(()) => tracing::warn!(%path, "The mesh has a new root: replaced the root file."),
             Err(error) => {
                 tracing::warn!(

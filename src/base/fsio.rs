@@ -144,6 +144,17 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> 
     replace_all(&[NewFile { path, content, mode }])
 }
 
+/// Writes a file that is there anew, in its place: where its directory may not be written. A crash in the midst leaves a part.
+///
+/// # Errors
+/// When it does not exist or may not be written.
+pub fn overwrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let mut file = File::options().write(true).open(path).map_err(failed("write", path))?;
+    file.write_all(content).map_err(failed("write", path))?;
+    file.set_len(content.len() as u64).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("write", path))
+}
+
 /// A file as it shall be.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile<'a> {
@@ -267,6 +278,16 @@ fn sync_directory(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_in_its_place_stays_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root-cert.pem");
+        assert!(overwrite(&path, b"x").unwrap_err().is_missing());
+        replace(&path, b"a longer text", PUBLIC).unwrap();
+        overwrite(&path, b"short").unwrap();
+        assert_eq!(read(&path, 100).unwrap(), b"short");
+    }
 
     #[test]
     fn a_replaced_file_has_its_mode_and_leaves_no_temporary_one() {

@@ -156,7 +156,7 @@ impl Paths {
     /// Behind which the service manager starts the proxy.
     #[must_use]
     pub fn launch_socket(&self) -> PathBuf {
-        self.root.join("run/vm-agent-proxy.sock")
+        self.root.join("run/vm-agent-proxy/launch.sock")
     }
 
     /// Which of the machines with this machine ID this one is, since its boot.

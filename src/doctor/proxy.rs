@@ -6,7 +6,7 @@ use super::finding::{Finding, Id};
 use super::{LIMIT, Patient};
 use crate::base::trouble::chain;
 use crate::config::Settings;
-use crate::envoy::{Build, find_binary, flavour_of, version_of};
+use crate::envoy::{Build, find_binary, flavour_of, resolve_user, version_of};
 
 pub(super) async fn examine(settings: Option<&Settings>, patient: &Patient) -> Vec<Finding> {
     let named = settings.and_then(|settings| settings.proxy.binary.as_deref());
@@ -15,7 +15,10 @@ pub(super) async fn examine(settings: Option<&Settings>, patient: &Patient) -> V
         Err(error) => return vec![Finding::failed(Id::Proxy, chain(&error)).mend(error.hint())],
     };
     let path = binary.display().to_string();
-    let version = match timeout(LIMIT, version_of(&binary)).await {
+    // One that does not exist is another finding.
+    let user = settings.and_then(|settings| settings.proxy.user.as_deref());
+    let user = resolve_user(user).or_else(|_| resolve_user(None)).ok().flatten();
+    let version = match timeout(LIMIT, version_of(&binary, user)).await {
         Ok(Ok(version)) => version,
         Ok(Err(error)) => {
             return vec![Finding::failed(Id::Proxy, chain(&error)).mend(error.hint())];

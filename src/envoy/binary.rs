@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::ProxyUser;
+use super::launcher::OURSELVES;
+
 /// Why there is no Envoy to start.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
@@ -76,19 +79,29 @@ fn first_of(places: &[PathBuf]) -> Result<PathBuf, BinaryError> {
     })
 }
 
-/// What Envoy says of its version; proves that it can be started on this machine.
+/// What Envoy says of its version; proves that it can be started on this machine. It runs as the proxy's user, where it
+/// has one: whoever may replace the file must not get more by this than by starting Envoy.
 ///
 /// # Errors
 /// When it cannot be started, fails, or takes too long.
 #[expect(clippy::disallowed_methods, reason = "one of the two places that start Envoy")]
-pub async fn version_of(path: &Path) -> Result<String, BinaryError> {
+pub async fn version_of(path: &Path, user: Option<ProxyUser>) -> Result<String, BinaryError> {
     let unusable = |why: String| BinaryError::Unusable { path: path.to_owned(), why };
-    let output = tokio::process::Command::new(path)
-        .arg("--version")
-        .env_clear()
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let mut command = match user {
+        // Our own program gives up what it must not have, and becomes the other.
+        Some(ProxyUser { uid, gid }) => {
+            let mut command = tokio::process::Command::new(OURSELVES);
+            command.arg("tell-version").arg("--binary").arg(path);
+            command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
+            command
+        }
+        None => {
+            let mut command = tokio::process::Command::new(path);
+            command.arg("--version");
+            command
+        }
+    };
+    let output = command.env_clear().stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(VERSION_LIMIT, output).await;
     let output = output.map_err(|_| unusable(format!("no version within {VERSION_LIMIT:?}")))?;
     let output = output.map_err(|error| unusable(error.to_string()))?;
@@ -146,8 +159,8 @@ mod tests {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let found = find_binary(None, Some(directory.path().as_os_str())).unwrap();
         assert_eq!(found, file);
-        assert!(version_of(&found).await.is_err(), "a text file does not run");
-        let other = version_of(Path::new("/bin/true")).await.unwrap_err().to_string();
+        assert!(version_of(&found, None).await.is_err(), "a text file does not run");
+        let other = version_of(Path::new("/bin/true"), None).await.unwrap_err().to_string();
         assert!(other.contains(NOT_ENVOY), "{other}");
     }
 }

@@ -71,35 +71,64 @@ pub fn launch(args: LaunchArgs) -> Result<Infallible, LaunchError> {
             |error| LaunchError { step: "note the process".to_owned(), source: error.source },
         )?;
     }
-    if let Some(ProxyUser { uid, gid }) = args.user {
+    if let Some(user) = args.user {
         prctl::set_keepcaps(args.transparent)
             .map_err(|error| failed("keep a capability", error.into()))?;
-        unistd::setgroups(&[]).map_err(|error| failed("drop the groups", error.into()))?;
-        unistd::setgid(Gid::from_raw(gid))
-            .map_err(|error| failed(&format!("become group {gid}"), error.into()))?;
-        share_output(gid).map_err(|error| failed("share the output", error.into()))?;
-        unistd::setuid(Uid::from_raw(uid))
-            .map_err(|error| failed(&format!("become user {uid}"), error.into()))?;
+        become_group(user.gid)?;
+        share_output(user.gid).map_err(|error| failed("share the output", error.into()))?;
+        become_user(user.uid)?;
         if args.transparent {
             keep_net_admin().map_err(|error| failed("keep CAP_NET_ADMIN", error.into()))?;
         }
     }
-    prctl::set_no_new_privs().map_err(|error| failed("forbid new privileges", error.into()))?;
-    let arguments = reachable(args.args);
-    let path = CString::new(args.binary.as_os_str().as_bytes()).unwrap_or_default();
-    let mut argv = vec![path.clone()];
+    execute(&mut binary, &args.binary, reachable(args.args))
+}
+
+/// Becomes Envoy as it tells its version: as its own user, who gives it nothing but that.
+///
+/// # Errors
+/// With the step that failed; on success it never returns.
+pub fn tell_version(path: &Path, user: ProxyUser) -> Result<Infallible, LaunchError> {
+    let mut binary = fsio::open_regular(path).map_err(|error| LaunchError {
+        step: format!("open {}", path.display()),
+        source: error.source,
+    })?;
+    become_group(user.gid)?;
+    become_user(user.uid)?;
+    execute(&mut binary, path, vec!["--version".to_owned()])
+}
+
+fn become_group(gid: u32) -> Result<(), LaunchError> {
+    unistd::setgroups(&[]).map_err(failed_to("drop the groups".to_owned()))?;
+    unistd::setgid(Gid::from_raw(gid)).map_err(failed_to(format!("become group {gid}")))
+}
+
+fn become_user(uid: u32) -> Result<(), LaunchError> {
+    unistd::setuid(Uid::from_raw(uid)).map_err(failed_to(format!("become user {uid}")))
+}
+
+fn failed_to(step: String) -> impl FnOnce(nix::Error) -> LaunchError {
+    move |error| LaunchError { step, source: error.into() }
+}
+
+/// Replaces this process, for good without any further privileges.
+fn execute(
+    binary: &mut File,
+    path: &Path,
+    arguments: Vec<String>,
+) -> Result<Infallible, LaunchError> {
+    prctl::set_no_new_privs().map_err(failed_to("forbid new privileges".to_owned()))?;
+    let name = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    let mut argv = vec![name.clone()];
     argv.extend(arguments.into_iter().filter_map(|arg| CString::new(arg).ok()));
     let environment = [c"PATH=/usr/local/bin:/usr/bin:/bin".to_owned()];
     // The kernel cannot start a script from a closed file: its interpreter opens it by its path.
-    let started = if is_script(&mut binary) {
-        unistd::execve(&path, &argv, &environment)
+    let started = if is_script(binary) {
+        unistd::execve(&name, &argv, &environment)
     } else {
-        unistd::fexecve(&binary, &argv, &environment)
+        unistd::fexecve(&*binary, &argv, &environment)
     };
-    match started {
-        Ok(never) => Ok(never),
-        Err(error) => Err(failed(&format!("start {}", args.binary.display()), error.into())),
-    }
+    started.map_err(failed_to(format!("start {}", path.display())))
 }
 
 /// Envoy opens its output a second time, by path, for an access log at `/dev/stdout`. Its group, which

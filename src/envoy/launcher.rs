@@ -8,15 +8,17 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncBufReadExt;
 use tokio::time::timeout;
 
+use super::ProxyUser;
 use super::launch::LaunchArgs;
 use super::process::describe;
 use crate::base::passing;
@@ -41,13 +43,60 @@ pub(super) async fn order(
     }
 }
 
+/// What a launcher starts, by what this machine's owner has said, and not by what the agent says: the agent has
+/// fewer rights, and must not get more by an order.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// The users that Envoy may run as.
+    pub users: Vec<ProxyUser>,
+    /// Where it may run: there and below.
+    pub directory: PathBuf,
+}
+
+impl Allowed {
+    /// Whether a user and group by number are the proxy's.
+    #[must_use]
+    pub fn has_user(&self, user: Option<(u32, u32)>) -> bool {
+        user.is_some_and(|(uid, gid)| self.users.contains(&ProxyUser { uid, gid }))
+    }
+
+    fn check(&self, order: &LaunchArgs) -> Result<(), String> {
+        let Some(user) = order.user.filter(|user| user.uid != 0 && user.gid != 0) else {
+            return Err("the proxy has to run as a user that is not root".to_owned());
+        };
+        if !self.users.contains(&user) {
+            let ProxyUser { uid, gid } = user;
+            return Err(format!("user {uid} with group {gid} is not the proxy's (proxy.user)"));
+        }
+        let climbs = order.directory.components().any(|part| part == Component::ParentDir);
+        if climbs || !order.directory.starts_with(&self.directory) {
+            return Err(format!("{} is not the proxy's directory", order.directory.display()));
+        }
+        let path = order.binary.display();
+        let found = std::fs::metadata(&order.binary).map_err(|error| format!("{path}: {error}"))?;
+        if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+            let what = "not a file that belongs to root and that only root may write";
+            return Err(format!("{path} is {what}"));
+        }
+        Ok(())
+    }
+}
+
 /// Serves one order that came by `stream`: starts Envoy, and waits for its end.
 ///
 /// # Errors
 /// When it cannot be understood, or it cannot be said what became of it.
-pub fn serve_order(mut stream: UnixStream, line: &[u8], output: Option<OwnedFd>) -> io::Result<()> {
+pub fn serve_order(
+    mut stream: UnixStream,
+    line: &[u8],
+    output: Option<OwnedFd>,
+    allowed: &Allowed,
+) -> io::Result<()> {
     let order: LaunchArgs = serde_json::from_slice(line)?;
     let output = output.ok_or_else(|| io::Error::other("the order came without an output"))?;
+    if let Err(why) = allowed.check(&order) {
+        return writeln!(stream, "the launcher refuses: {why}");
+    }
     let mut child = match start(&order, output) {
         Ok(child) => child,
         Err(error) => return writeln!(stream, "{error}"),
@@ -59,11 +108,7 @@ pub fn serve_order(mut stream: UnixStream, line: &[u8], output: Option<OwnedFd>)
     Ok(())
 }
 
-/// A launcher has the right to become any user; nobody is made root by it.
 fn start(order: &LaunchArgs, output: OwnedFd) -> io::Result<std::process::Child> {
-    if order.user.is_none_or(|user| user.uid == 0 || user.gid == 0) {
-        return Err(io::Error::other("the proxy has to run as a user that is not root"));
-    }
     command(Path::new(OURSELVES), order, output)?.spawn()
 }
 
@@ -99,14 +144,17 @@ pub(super) fn command(
     Ok(command)
 }
 
-const OURSELVES: &str = "/proc/self/exe";
+/// This program.
+pub(super) const OURSELVES: &str = "/proc/self/exe";
 const NUMBER: &str = "started ";
 /// A service manager that is busy starts a launcher within a second or two.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use super::super::ProxyUser;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn an_order(user: Option<ProxyUser>) -> LaunchArgs {
@@ -147,22 +195,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_becomes_root_by_a_launcher() {
+    async fn a_launcher_starts_nothing_as_anybody_else_or_elsewhere_than_the_machines_owner_says() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let users = [None, Some(ProxyUser { uid: 0, gid: 9 }), Some(ProxyUser { uid: 9, gid: 0 })];
+        let user = |uid, gid| Some(ProxyUser { uid, gid });
+        let mut orders: Vec<(LaunchArgs, &str)> =
+            [None, user(0, 9), user(9, 0)].map(|user| (an_order(user), "not root")).into();
+        orders.push((an_order(user(8, 7)), "not the proxy's"));
+        for directory in ["/", "/nowhere/../etc"] {
+            let directory = directory.into();
+            orders.push((LaunchArgs { directory, ..an_order(user(7, 8)) }, "directory"));
+        }
+        let ours = directory.path().join("envoy");
+        std::fs::File::create(&ours)
+            .unwrap()
+            .set_permissions(Permissions::from_mode(0o777))
+            .unwrap();
+        for (binary, why) in
+            [("/dev/null".into(), "only root may write"), (ours, "only root may write")]
+        {
+            orders.push((LaunchArgs { binary, ..an_order(user(7, 8)) }, why));
+        }
+        let count = orders.len();
         let server = tokio::task::spawn_blocking(move || {
-            for _ in users {
+            let users = vec![ProxyUser { uid: 7, gid: 8 }];
+            let allowed = Allowed { users, directory: "/nowhere".into() };
+            for _ in 0..count {
                 let (stream, _) = socket.accept().unwrap();
                 let (line, output) = passing::receive(&stream, 1 << 20).unwrap();
-                serve_order(stream, &line, output).unwrap();
+                serve_order(stream, &line, output, &allowed).unwrap();
             }
         });
-        for user in users {
+        for (wrong, why) in orders {
             let output = tempfile::tempfile().unwrap().into();
-            let error = order(&path, &an_order(user), output).await.unwrap_err();
-            assert!(error.to_string().contains("not root"), "{error}");
+            let error = order(&path, &wrong, output).await.unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
         }
         server.await.unwrap();
     }

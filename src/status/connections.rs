@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::caller::Connection;
+use crate::base::socket_owner::owner_of;
 use crate::base::tasks::Tasks;
 
 /// Serves these pages until the tasks stop. Requests that are open then are dropped.
@@ -51,13 +52,15 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let ip = connection.peer.ip().to_canonical();
-        let pool = if ip.is_loopback() { &local } else { &others };
+        let is_here = connection.peer.ip().to_canonical().is_loopback();
+        let pool = if is_here { &local } else { &others };
         // One for which there is no place is closed.
-        if let Some(place) = pool.enter(ip) {
+        if let Some(place) = pool.enter(Origin::of(connection)) {
             let pages = pages.clone();
             tasks.spawn("status-connection", serve_one(stream, connection, pages, place));
         }
+        // Those that were taken have their turn before they make room for others.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -100,10 +103,36 @@ struct Pool {
     size: usize,
 }
 
+/// Whose connections count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A user of this machine.
+    User(u32),
+    /// A host; with IPv6 the network of 64 bits that a host has to itself.
+    Network(IpAddr),
+}
+
+impl Origin {
+    fn of(connection: Connection) -> Self {
+        let ip = connection.peer.ip().to_canonical();
+        let owner = || owner_of(connection.peer, connection.local).ok().flatten();
+        match ip.is_loopback().then(owner).flatten() {
+            Some(uid) => Self::User(uid),
+            None => Self::network(ip),
+        }
+    }
+
+    fn network(ip: IpAddr) -> Self {
+        Self::Network(match ip {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        })
+    }
+}
+
 /// One connection.
 struct Slot {
-    /// Whose it is: callers of one network count together.
-    from: IpAddr,
+    from: Origin,
     /// Whether an answer is under way, and since when that is so.
     state: Mutex<(bool, Instant)>,
     end: CancellationToken,
@@ -116,9 +145,9 @@ impl Pool {
 
     /// A place; when all are taken, the one that has waited longest for a request is closed, of the
     /// caller that holds most. `None` when all are at work.
-    fn enter(&self, ip: IpAddr) -> Option<Place> {
+    fn enter(&self, from: Origin) -> Option<Place> {
         let state = Mutex::new((false, Instant::now()));
-        let slot = Arc::new(Slot { from: network(ip), state, end: CancellationToken::new() });
+        let slot = Arc::new(Slot { from, state, end: CancellationToken::new() });
         let mut slots = locked(&self.slots);
         if slots.len() >= self.size {
             let at = self.victim(&slots)?;
@@ -197,14 +226,6 @@ impl http_body::Body for Answer {
     }
 }
 
-/// A host of IPv6 has a whole network of 64 bits to itself.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -225,8 +246,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Origin {
+        Origin::network(text.parse().unwrap())
     }
 
     fn is_closed(place: &Place) -> bool {
@@ -264,6 +285,15 @@ mod tests {
         let _busy: Vec<_> = places.iter().map(|place| Busy::begin(&place.slot)).collect();
         assert!(pool.enter(ip("10.0.0.5")).is_some());
         assert_eq!(places.iter().filter(|place| is_closed(place)).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_who_takes_all_places_displaces_nobody_else() {
+        let pool = Pool::new(4);
+        let other = pool.enter(Origin::User(0)).unwrap();
+        let flood: Vec<_> = (0..1000).map(|_| pool.enter(Origin::User(65_534)).unwrap()).collect();
+        assert!(!is_closed(&other));
+        assert_eq!(flood.iter().filter(|place| !is_closed(place)).count(), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -161,3 +161,31 @@ async fn a_flood_of_half_sent_requests_costs_little_memory_and_others_are_answer
     assert_eq!(bed.stop().await, 0);
     assert!(!bed.log().contains("did not finish in time"), "{}", bed.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_have_the_proxys_binary_tell_its_version_as_the_proxys_user() {
+    use std::os::unix::fs::PermissionsExt;
+    if !is_root() {
+        return;
+    }
+    let bed = Bed::new().await;
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(bed.root.path(), 0o755);
+    let (told, binary) = (bed.path("told"), bed.path("envoy"));
+    std::fs::create_dir(&told).unwrap();
+    open(&told, 0o777);
+    let script = format!(
+        "#!/bin/sh\nid -u > {}/user\necho 'envoy  version: x/1.40.0/Clean/RELEASE/y'\n",
+        told.display()
+    );
+    std::fs::write(&binary, script).unwrap();
+    open(&binary, 0o755);
+    bed.write_configuration(json!({"proxy": {"binary": binary, "user": "4242"}}));
+    let report: Value = serde_json::from_slice(&bed.command(&["doctor", "--json"]).stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let proxy = findings.iter().find(|finding| finding["id"] == "proxy").unwrap();
+    assert!(proxy.to_string().contains("is Envoy 1.40.0"), "{proxy}");
+    assert_eq!(std::fs::read_to_string(told.join("user")).unwrap(), "4242\n");
+}

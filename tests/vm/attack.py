@@ -70,7 +70,7 @@ class Attack(Case):
             asked = 0
             while self.vm.exec("systemctl", "is-active", "--quiet", "flood", check=False).returncode == 0:
                 self.assertEqual(self.vm.exec("getent", "ahostsv4", "caller.internal.com", check=False).returncode, 0, f"no name during the flood of {target}")
-                self.assertEqual(curl(self.vm, "http://localhost:15020/healthz/ready")[0], 200, f"no health page during the flood of {target}")
+                self.assertEqual(curl(self.vm, "http://localhost:15020/healthz/ready", user="root")[0], 200, f"no health page during the flood of {target}")
                 asked += 1
             self.assertGreater(asked, 3)
             written = len(self.vm.journal().splitlines()) - lines

@@ -14,7 +14,7 @@ UNITS = ("vm-agent.service", "vm-agent-proxy.socket", "vm-agent-proxy@1.service"
 
 #: Run by the agent itself, as the probe of an application: what a broken agent could do. Each attempt tells its outcome.
 ATTEMPTS = r'''
-import ctypes, os, socket, subprocess
+import ctypes, json, os, pwd, socket, stat, subprocess
 libc = ctypes.CDLL(None, use_errno=True)
 
 def call(number, *args):
@@ -46,9 +46,35 @@ def setuid_program():
 def raw_socket(family):
     socket.socket(family, socket.SOCK_RAW, 0).close()
 
+#: What of /run an agent needs; everything else there is for others, who may be as good as root.
+NEEDED = ("/run/vm-agent/", "/run/vm-agent-proxy/launch.sock", "/run/systemd/notify", "/run/systemd/resolve/", "/run/systemd/journal/dev-log",
+          "/run/systemd/journal/socket", "/run/systemd/journal/stdout", "/run/xtables.lock")
+
+def sockets_of_others():
+    found = [os.path.join(directory, name) for directory, _, names in os.walk("/run") for name in names]
+    if not [path for path in found if not path.startswith(NEEDED) and stat.S_ISSOCK(os.lstat(path).st_mode)]:
+        raise OSError(0, "there are none")
+
+def order(**what):
+    """Has the launcher of the proxy start something."""
+    usual = {"binary": "/bin/true", "user": {"uid": 1, "gid": 1}, "transparent": False, "directory": "/run/vm-agent", "fingerprint": "x", "args": []}
+    with socket.socket(socket.AF_UNIX) as line, open("/dev/null", "w") as output:
+        line.settimeout(10)
+        line.connect("/run/vm-agent-proxy/launch.sock")
+        text = (json.dumps({**usual, **what}) + "\n").encode()
+        socket.send_fds(line, [text[:1]], [output.fileno()])
+        line.sendall(text[1:])
+        answer = line.makefile().readline()
+    if not answer.startswith("started"):
+        raise OSError(0, answer.strip())
+
+PROXY = pwd.getpwnam("istio-proxy")
 ATTEMPTS = {
+    "see sockets of others": sockets_of_others,
+    "have a program started as another user": lambda: order(),
+    "have a program started in another directory": lambda: order(user={"uid": PROXY.pw_uid, "gid": PROXY.pw_gid}, directory="/"),
     **{f"write {path}": lambda path=path: write(path) for path in (
-        "/etc/attempt", "/etc/cron.d/attempt", "/etc/systemd/system/attempt.service", "/etc/passwd", "/usr/bin/attempt", "/usr/bin/vm-agent",
+        "/etc/vm-agent/config.yaml", "/etc/vm-agent/attempt", "/etc/attempt", "/etc/cron.d/attempt", "/etc/systemd/system/attempt.service", "/etc/passwd", "/usr/bin/attempt", "/usr/bin/vm-agent",
         "/boot/attempt", "/opt/attempt", "/var/lib/attempt", "/var/log/attempt", "/var/spool/attempt", "/run/attempt", "/dev/shm/attempt", "/root/attempt", "/home/attempt",
         "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger")},
     "list /root": lambda: list_any("/root"),
@@ -122,6 +148,15 @@ class Sandbox(Case):
         done = [line for line in lines if "\trefused" not in line]
         self.assertEqual(done, [], "\n".join(lines))
         self.assertGreater(len(lines), 40)
+
+    def test_the_service_can_do_what_it_has_to_do(self):
+        """Its one writable file of the configuration, names, and a configuration that is replaced while it runs."""
+        pid = self.vm.exec("systemctl", "show", "--value", "--property=MainPID", "vm-agent").stdout.strip()
+        inside = lambda *command: self.vm.exec("nsenter", "--target", pid, "--mount", *command)
+        inside("sh", "-c", "cat /etc/vm-agent/root-cert.pem > /tmp/roots && cat /tmp/roots > /etc/vm-agent/root-cert.pem")
+        self.assertIn("nameserver", inside("cat", "/etc/resolv.conf").stdout)
+        self.vm.shell("cp -a /etc/vm-agent/config.yaml /etc/vm-agent/new.yaml; echo '# changed' >> /etc/vm-agent/new.yaml; mv /etc/vm-agent/new.yaml /etc/vm-agent/config.yaml")
+        self.assertIn("# changed", inside("cat", "/etc/vm-agent/config.yaml").stdout)
 
     def test_rules_are_tried_with_other_users_connections_all_the_same(self):
         self.assertEqual(until_ready(self.vm)["capture"]["probed"], "connections are redirected in both directions")

@@ -70,7 +70,7 @@ async fn examine(
     let clock = clock::system();
     kubernetes::check(&scratch.settings, files, renew_with, &clock, progress).await?;
     let mut plan = make_plan(global, &scratch.settings, &clock).await.map_err(plan_failure)?;
-    let version = version_of(&plan.envoy.binary).await;
+    let version = version_of(&plan.envoy.binary, plan.envoy.user).await;
     let version = version.map_err(|error| {
         let hint = error.hint();
         Failure::new(Exit::Proxy, error).hint(hint)
