@@ -181,6 +181,7 @@ impl Convergence {
             let (names, removed) = (flavour.cluster_names(message), flavour.removed_names(message));
             view.clusters(names, removed, complete, &memory.sources);
             let Some(ports) = view.ports() else { return };
+            tracing::debug!(?ports, pushed = view.pushed, "istiod sent clusters");
             if ports.is_empty() && memory.expected.is_none() {
                 return;
             }
@@ -227,7 +228,9 @@ impl Convergence {
         if state.stream != stream || !state.view.envoy_holds || state.memory.was_unhealthy {
             return None;
         }
-        if state.missing().is_none_or(|missing| missing.is_empty()) {
+        // What is held back is not passed when the services come after it: it would take them away
+        // for a moment. A new stream, which is due then, brings all of it in one piece.
+        if state.missing()?.is_empty() && !state.view.held {
             return None;
         }
         let since = *state.memory.lacking_since.get_or_insert_with(Instant::now);
@@ -239,6 +242,7 @@ impl Convergence {
     pub(super) fn renewed(&self) {
         let mut state = self.locked();
         let memory = &mut state.memory;
+        tracing::debug!(tries = memory.tries, "Opening a new stream for missing services");
         memory.tries = memory.tries.saturating_add(1);
         memory.resubscriptions = memory.resubscriptions.saturating_add(1);
         if let Some(unproven) = &mut memory.unproven {
