@@ -8,6 +8,7 @@ mod doors;
 mod facts;
 mod identity;
 mod machine;
+mod machine_note;
 mod owner;
 mod plan;
 mod proof;

@@ -8,7 +8,7 @@ mod key;
 mod roots;
 mod spiffe_id;
 
-pub use claims::{Account, BoundObject, Claims, ClaimsError};
+pub use claims::{Account, BoundObject, Claims, ClaimsError, check_token};
 pub use files::{PemPair, certificates_of};
 pub use issued::{Candidate, IssuedIdentity, Refusal};
 pub use key::{KeyAlgorithm, KeyError, KeyPair};

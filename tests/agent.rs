@@ -19,10 +19,16 @@ use serde_json::json;
 use vm_agent::devmesh::{Fault, Mesh, Options};
 use vm_agent::proto::sds::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
+#[path = "agent/damaged.rs"]
+mod damaged;
+#[path = "agent/disk.rs"]
+mod disk;
 #[path = "agent/guard.rs"]
 mod guard;
 #[path = "agent/hostile.rs"]
 mod hostile;
+#[path = "agent/memory.rs"]
+mod memory;
 #[path = "agent/pages.rs"]
 mod pages;
 #[path = "agent/secret_files.rs"]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::machine_note::Note;
 use crate::base::fsio::{self, FileError};
 use crate::config::Paths;
 use crate::platform::MachineId;
@@ -12,7 +13,7 @@ use crate::registry::{Machine, new_instance};
 /// # Errors
 /// When our own cannot be kept.
 pub fn machine(paths: &Paths) -> Result<Machine, FileError> {
-    if let Some(machine) = known_machine(paths)? {
+    if let Some(machine) = known_machine(paths) {
         return Ok(machine);
     }
     let path = paths.machine_id();
@@ -22,19 +23,18 @@ pub fn machine(paths: &Paths) -> Result<Machine, FileError> {
     Ok(known(&MachineId::of(&id)))
 }
 
-/// The machine, if it has an id already.
-///
-/// # Errors
-/// When the id that we made cannot be read.
-pub fn known_machine(paths: &Paths) -> Result<Option<Machine>, FileError> {
+/// The machine, if it has an id already. While the system's id is missing or damaged (empty, cut, or
+/// not made yet), it is the machine that the state directory belongs to: damage is no evidence of
+/// another machine.
+#[must_use]
+pub fn known_machine(paths: &Paths) -> Option<Machine> {
     if let Some(id) = MachineId::read(&paths.root().join("etc/machine-id")) {
-        return Ok(Some(known(&id)));
+        return Some(known(&id));
     }
-    match fsio::read_text(&paths.machine_id(), ID_BYTES) {
-        Ok(id) if !id.trim().is_empty() => Ok(Some(known(&MachineId::of(id.trim())))),
-        Err(error) if !error.is_missing() => Err(error),
-        _ => Ok(None),
+    if let Some(note) = Note::read(&paths.machine_note()) {
+        return Some(note.machine());
     }
+    MachineId::read(&paths.machine_id()).map(|id| known(&id))
 }
 
 /// Which of the machines with our ID this one is: an ID that is drawn once a boot, and

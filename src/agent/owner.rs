@@ -3,51 +3,19 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::machine::{known_machine, machine};
+use super::machine_note::Note;
 use crate::base::fsio::{self, FileError};
 use crate::base::trouble::chain;
 use crate::config::Paths;
-use crate::registry::Machine;
 use crate::secrets;
-
-/// What is noted of the machine that the state belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    version: u32,
-    /// The hash of its id.
-    machine: String,
-    /// Its name in the mesh.
-    name: String,
-    /// The names of the machines that the disk belonged to before.
-    #[serde(default)]
-    others: Vec<String>,
-}
-
-impl Note {
-    /// What cannot be read is as good as nothing: a note is made anew then.
-    fn read(path: &Path) -> Option<Self> {
-        let note: Self = serde_json::from_slice(&fsio::read(path, NOTE_BYTES).ok()?).ok()?;
-        (note.version == VERSION).then_some(note)
-    }
-
-    fn is_of(&self, machine: &Machine) -> bool {
-        self.machine == machine.hash()
-    }
-
-    /// Whether this is the name of another machine, of whose disk this is a copy.
-    fn is_anothers(&self, name: &str, machine: &Machine) -> bool {
-        self.others.iter().any(|other| other == name) || (self.name == name && !self.is_of(machine))
-    }
-}
 
 /// The name of this machine, whose settings give it `name`: on a copied disk they may give it the
 /// name of the machine that it was copied from, and it has another one then, always the same.
 pub(super) fn own_name(paths: &Paths, name: String) -> String {
     let note = Note::read(&paths.machine_note());
     match (note, known_machine(paths)) {
-        (Some(note), Ok(Some(machine))) if note.is_anothers(&name, &machine) => {
+        (Some(note), Some(machine)) if note.is_anothers(&name, &machine) => {
             let digits = machine.hash().get(..DIGITS).unwrap_or_default();
             let start: String = name.chars().take(LONGEST_START).collect();
             format!("{}-{digits}", start.trim_end_matches(['-', '.']))
@@ -60,7 +28,7 @@ pub(super) fn own_name(paths: &Paths, name: String) -> String {
 /// another machine's.
 #[must_use]
 pub fn last_name(paths: &Paths) -> Option<String> {
-    let machine = known_machine(paths).ok().flatten()?;
+    let machine = known_machine(paths)?;
     Note::read(&paths.machine_note()).filter(|note| note.is_of(&machine)).map(|note| note.name)
 }
 
@@ -92,8 +60,7 @@ pub(super) fn settle(paths: &Paths, name: &str, export: Option<&Path>) -> Result
              still good; `vm-agent join` with a fresh bundle brings one."
         );
     }
-    let hash = machine.hash().to_owned();
-    let note = Note { version: VERSION, machine: hash, name: name.to_owned(), others };
+    let note = Note::new(&machine, name, others);
     if before.as_ref() != Some(&note) {
         let text = serde_json::to_vec(&note).unwrap_or_default();
         if let Err(error) = fsio::replace(&path, &text, fsio::SECRET) {
@@ -103,9 +70,6 @@ pub(super) fn settle(paths: &Paths, name: &str, export: Option<&Path>) -> Result
     Ok(())
 }
 
-const VERSION: u32 = 1;
-/// Some names of 253 letters.
-const NOTE_BYTES: u64 = 64 << 10;
 /// Enough to tell the copies of one disk apart.
 const DIGITS: usize = 6;
 /// Names have 253 letters at most (RFC 1123), of which the digits and a hyphen are ours.
@@ -197,6 +161,43 @@ mod tests {
         assert_eq!(disk.starts("vm1"), name, "from now on it is a machine like others");
         assert!(ITS_OWN.iter().all(|file| disk.has(file)));
         assert_eq!(disk.starts("web2"), "web2", "a name that was never another's is fine");
+    }
+
+    #[test]
+    fn an_id_that_is_damaged_does_not_make_it_another_machine() {
+        let disk = Disk::of("a");
+        disk.starts("vm1");
+        disk.holds(&ITS_OWN);
+        let id = disk.root.path().join("etc/machine-id");
+        let good = std::fs::read(&id).unwrap();
+        for damaged in [&good[..0], &good[..7], b"uninitialized\n"] {
+            fsio::replace(&id, damaged, fsio::PUBLIC).unwrap();
+            assert_eq!(disk.starts("vm1"), "vm1");
+            assert!(ITS_OWN.iter().all(|file| disk.has(file)), "{damaged:?}");
+        }
+        fsio::remove(&id).unwrap();
+        assert_eq!(disk.starts("vm1"), "vm1");
+        assert!(ITS_OWN.iter().all(|file| disk.has(file)), "there is none");
+        fsio::replace(&id, &good, fsio::PUBLIC).unwrap();
+        assert_eq!(disk.starts("vm1"), "vm1");
+        assert!(ITS_OWN.iter().all(|file| disk.has(file)), "it is there again");
+    }
+
+    #[test]
+    fn an_id_of_our_own_that_is_damaged_does_not_make_it_another_machine() {
+        let disk = Disk::of("a");
+        fsio::remove(&disk.root.path().join("etc/machine-id")).unwrap();
+        disk.starts("vm1");
+        let before = machine(&disk.paths).unwrap();
+        disk.holds(&ITS_OWN);
+        let own = disk.paths.machine_id();
+        let good = std::fs::read(&own).unwrap();
+        for damaged in [&good[..0], &good[..9], b"\xff\xff"] {
+            fsio::replace(&own, damaged, fsio::SECRET).unwrap();
+            assert_eq!(disk.starts("vm1"), "vm1");
+            assert_eq!(machine(&disk.paths).unwrap(), before, "{damaged:?}");
+            assert!(ITS_OWN.iter().all(|file| disk.has(file)));
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub async fn prove_registration(
 ) -> Result<(), RegisterError> {
     let (Mode::Kubernetes, Some(kube)) = (plan.registration.mode, kube) else { return Ok(()) };
     // A machine without an id gets one when it joins: until then it is none that anybody knows.
-    let known = known_machine(&plan.paths).ok().flatten();
+    let known = known_machine(&plan.paths);
     let machine = known.unwrap_or_else(|| Machine::of(&format!("{:032x}", rand::random::<u128>())));
     let (force, take_over_after) = (plan.registration.force, plan.registration.take_over_after);
     let config = registry::Config { machine, force, take_over_after, record: None };

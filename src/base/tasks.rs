@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
-pub use offload::offload;
+pub use offload::{offload, offload_within};
 pub use pulse::{Busy, Late, Pulse, busy};
 
 use tokio::sync::mpsc;

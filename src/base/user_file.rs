@@ -175,12 +175,18 @@ async fn fetch(socket: &Path, order: &FileOrder) -> Result<File, OpenError> {
     file.map(File::from).ok_or_else(|| io::Error::other("the launcher opened no file").into())
 }
 
-/// Serves an order on the side of the launcher.
+/// Serves an order on the side of the launcher, which has the right to become any user: nothing is
+/// opened as root by it.
 ///
 /// # Errors
 /// When the other end is gone.
 pub fn answer(stream: &std::os::unix::net::UnixStream, order: &FileOrder) -> io::Result<()> {
-    let opened = order.open();
+    let is_root = order.user.is_none_or(|(uid, gid)| uid == 0 || gid == 0);
+    let opened = if is_root {
+        Err(OpenError::Unreadable { why: "the launcher opens no file as root".to_owned() })
+    } else {
+        order.open()
+    };
     let answer = serde_json::to_vec(&opened.as_ref().map(drop))?;
     passing::send(stream, &answer, opened.ok().as_ref().map(AsFd::as_fd))
 }
@@ -285,25 +291,32 @@ mod tests {
 
     #[tokio::test]
     async fn a_launchers_file_arrives_and_so_does_its_refusal() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
         let bed = Bed::new();
         let good = bed.put("good", PUBLIC);
         let path = bed.allowed.join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let launcher = tokio::task::spawn_blocking(move || {
-            for _ in 0..2 {
+            for _ in 0..4 {
                 let (stream, _) = listener.accept().unwrap();
                 let (line, _) = passing::receive(&stream, 10_000).unwrap();
-                let order = serde_json::from_slice(&line).unwrap();
-                answer(&stream, &FileOrder { user: None, ..order }).unwrap();
+                answer(&stream, &serde_json::from_slice(&line).unwrap()).unwrap();
             }
         });
         let opener = Opener::Launcher(path.into());
         let mut text = String::new();
-        let mut file = opener.open(bed.order(&good, Some((1, 1)))).await.unwrap();
+        let nobody = Some((65_534, 65_534));
+        let mut file = opener.open(bed.order(&good, nobody)).await.unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "good");
-        let error = opener.open(bed.order(&bed.allowed.join("none"), Some((1, 1)))).await;
+        let error = opener.open(bed.order(&bed.allowed.join("none"), nobody)).await;
         assert!(words(error).contains("No such file"));
+        for root in [(0, 65_534), (65_534, 0)] {
+            let error = opener.open(bed.order(&good, Some(root))).await;
+            assert!(words(error).contains("as root"));
+        }
         launcher.await.unwrap();
     }
 }

@@ -113,13 +113,15 @@ impl Dialer {
     /// those that were learned otherwise.
     ///
     /// # Errors
-    /// When the root file cannot be used.
+    /// When the root file cannot be used, and no other roots are known.
     pub fn roots(&self) -> Result<Roots, DialError> {
-        let roots = self.trust.beside(read_roots(&self.config.root_cert)?);
-        Ok(match self.identity.borrow().as_ref() {
-            Some(identity) => roots.union(identity.roots()),
-            None => roots,
-        })
+        let file = read_roots(&self.config.root_cert);
+        let own = self.identity.borrow().as_ref().map(|identity| identity.roots().clone());
+        let others = self.trust.learned_roots().into_iter().chain(own);
+        match file {
+            Ok(file) => Ok(others.fold(file, |roots, more| roots.union(&more))),
+            Err(error) => others.reduce(|one, other| one.union(&other)).ok_or(error.into()),
+        }
     }
 
     /// The first address that istiod's host resolves to.
@@ -148,7 +150,9 @@ impl Dialer {
     /// With the step that failed.
     pub async fn dial(&self) -> Result<Connection, DialError> {
         match self.dial_once().await {
-            Err(DialError::Untrusted { .. }) if self.trust.refreshed().await => {
+            Err(DialError::Untrusted { .. } | DialError::RootFile(_))
+                if self.trust.refreshed().await =>
+            {
                 self.dial_once().await
             }
             outcome => outcome,

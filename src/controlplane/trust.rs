@@ -50,12 +50,9 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// These roots and the learned ones.
-    pub(super) fn beside(&self, roots: Roots) -> Roots {
-        match self.learned.as_ref().and_then(|learned| learned.borrow().clone()) {
-            Some(learned) => roots.union(&learned),
-            None => roots,
-        }
+    /// The learned roots.
+    pub(super) fn learned_roots(&self) -> Option<Roots> {
+        self.learned.as_ref().and_then(|learned| learned.borrow().clone())
     }
 
     /// Has newer roots fetched; true when there are some now, so that a dial is worth another try.

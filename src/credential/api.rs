@@ -7,12 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use rand::RngExt;
 use secrecy::ExposeSecret;
+use zeroize::Zeroizing;
 
 use super::kubernetes::account;
 use super::pace::Pace;
-use super::{Config, RungError, Token};
+use super::{Config, RungError, Token, TokenError, kept};
 use crate::base::clock::SharedClock;
-use crate::base::fsio;
+use crate::base::fsio::{self, FileError};
+use crate::base::tasks::{offload, offload_within};
+use crate::base::trouble::chain;
 use crate::identity::SpiffeId;
 use crate::kube::{Client, Object};
 
@@ -29,6 +32,8 @@ pub(super) struct ApiCredential {
     placed: Mutex<Option<(Token, SystemTime)>>,
     /// What could not be written, and is used meanwhile when the file's token has ended.
     unwritten: Mutex<Option<Token>>,
+    /// What the second copy holds.
+    copied: tokio::sync::Mutex<Option<Token>>,
     pub(super) pace: Pace,
 }
 
@@ -55,6 +60,7 @@ impl ApiCredential {
             share: RENEW_AT + rand::rng().random_range(-JITTER..=JITTER),
             placed: Mutex::new(None),
             unwritten: Mutex::new(None),
+            copied: tokio::sync::Mutex::new(None),
             pace: Pace::new(),
         })
     }
@@ -69,12 +75,58 @@ impl ApiCredential {
     /// # Errors
     /// When it cannot be used. A token that is no JWT is the server's to judge.
     pub(super) fn look(&self, now: SystemTime) -> Result<Token, RungError> {
-        let token = Token::read(&self.path)?;
+        let token = match Token::read(&self.path) {
+            Err(error @ TokenError::Malformed { .. }) => self.restored(now).ok_or(error)?,
+            read => read?,
+        };
         match (token.check_end(now), self.unwritten(now)) {
             (Ok(()), _) => Ok(token),
             (Err(_), Some(unwritten)) => Ok(unwritten),
             (Err(error), None) => Err(error.into()),
         }
+    }
+
+    /// The second copy of a token file of ours that is empty or was cut, written to the file again.
+    /// A file that holds anything else is somebody's doing, and is left alone.
+    fn restored(&self, now: SystemTime) -> Option<Token> {
+        let found = Zeroizing::new(fsio::read_text(&self.path, FILE_BYTES).ok()?);
+        let (copy, _) = kept::load(&self.copy()?)?;
+        let is_cut = copy.secret().expose_secret().starts_with(found.trim());
+        if !is_cut || copy.check_end(now).is_err() || copy.check_account(&self.id).is_err() {
+            return None;
+        }
+        let path = self.path.display();
+        match fsio::replace(&self.path, copy.secret().expose_secret().as_bytes(), fsio::SECRET) {
+            Ok(()) => tracing::warn!(%path, "Restored a damaged token file from its second copy."),
+            Err(error) => {
+                tracing::warn!(%path, error = chain(&error), "Cannot restore a damaged token file.");
+            }
+        }
+        Some(copy)
+    }
+
+    /// Keeps a second copy of the token in a file of ours.
+    pub(super) async fn keep_copy(&self, token: &Token, now: SystemTime) {
+        let mut copied = self.copied.lock().await;
+        if copied.as_ref().is_some_and(|copied| copied.is(token)) {
+            return;
+        }
+        let Some(path) = self.copy() else { return };
+        let new = token.clone();
+        let saved = offload(move || match kept::load(&path) {
+            Some((old, _)) if old.is(&new) => Ok(()),
+            _ => kept::save(&path, &new, now),
+        });
+        match saved.await {
+            Ok(Ok(())) => *copied = Some(token.clone()),
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "No second copy of a token."),
+            Err(_) => {}
+        }
+    }
+
+    /// Where the second copy is; `None` for a file of the operator's.
+    fn copy(&self) -> Option<PathBuf> {
+        (self.owner == Owner::Agent).then(|| self.path.with_extension("json"))
     }
 
     /// What could not be written, while it lives.
@@ -142,8 +194,11 @@ impl ApiCredential {
             self.pace.rest(rest.clamp(REST, LONGEST_REST));
             return Ok(None);
         }
-        let written =
-            fsio::replace(&self.path, new.secret().expose_secret().as_bytes(), fsio::SECRET);
+        let (path, text) = (self.path.clone(), new.secret().clone());
+        let write = move || fsio::replace(&path, text.expose_secret().as_bytes(), fsio::SECRET);
+        let late = |source| FileError { action: "write", path: self.path.clone(), source };
+        let written = offload_within(WRITE_LIMIT, write).await;
+        let written = written.unwrap_or_else(|error| Err(late(error)));
         let placed = Some((new.clone(), now));
         *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = placed;
         let unwritten = written.is_err().then(|| new.clone());
@@ -173,6 +228,10 @@ fn is_ahead(past: SystemTime, now: SystemTime) -> bool {
     past.checked_sub(SET_BACK).is_some_and(|past| past > now)
 }
 
+/// A disk that is busy writes a token within this time.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Tokens are one or two kilobytes.
+const FILE_BYTES: u64 = 64 << 10;
 /// As the tokens that are made with it.
 const RENEW_AT: f64 = 0.5;
 const JITTER: f64 = 0.1;

@@ -13,6 +13,7 @@ use super::pace::Pace;
 use super::{Config, RungError, Token, command, kept};
 use crate::base::backoff::Retry;
 use crate::base::clock::SharedClock;
+use crate::base::tasks::offload_within;
 use crate::base::trouble::chain;
 
 /// Who makes the tokens.
@@ -152,7 +153,7 @@ impl Asked {
                 if !was_refused {
                     self.pace.reset();
                 }
-                self.keep(&token, now);
+                self.keep(&token, now).await;
                 Ok(token)
             }
             Err(error) => {
@@ -186,14 +187,17 @@ impl Asked {
         refused && !self.pace.pause().is_zero()
     }
 
-    fn keep(&self, token: &Token, now: SystemTime) {
+    async fn keep(&self, token: &Token, now: SystemTime) {
         *self.lock() = Some(Held::new(token.clone(), now, self.supplier.renew_at()));
-        if let Some(path) = self.supplier.kept()
-            && let Err(error) = kept::save(path, token, now)
-        {
-            let error = chain(&error);
-            tracing::warn!(error, "The new token is in use but could not be kept on disk.");
-        }
+        let Some(path) = self.supplier.kept().map(Path::to_owned) else { return };
+        let token = token.clone();
+        let saved = offload_within(KEEP_LIMIT, move || kept::save(&path, &token, now)).await;
+        let error = match saved {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(error, "The new token is in use but could not be kept on disk.");
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
@@ -207,5 +211,7 @@ const HALF: f64 = 0.5;
 const TWO_THIRDS: f64 = 2.0 / 3.0;
 /// A thousand machines that started together shall not ask together.
 const JITTER: f64 = 0.1;
+/// A disk that is busy writes a token within this time.
+const KEEP_LIMIT: Duration = Duration::from_secs(10);
 /// A clock that is corrected by a little is nothing.
 const SET_BACK: Duration = Duration::from_secs(60);

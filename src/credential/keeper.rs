@@ -83,6 +83,7 @@ impl Ladder {
             }
             state.hold(&token, now);
         });
+        api.keep_copy(&token, now).await;
         if let Some(left) = api.due_in(&token, now) {
             return left;
         }
@@ -93,8 +94,9 @@ impl Ladder {
                     state.hold(new.as_ref().unwrap_or(&token), now);
                     state.settle();
                 });
-                if new.is_some() {
+                if let Some(new) = &new {
                     tracing::info!("New token for the Kubernetes API.");
+                    api.keep_copy(new, now).await;
                 }
                 api.due_in(new.as_ref().unwrap_or(&token), now).unwrap_or(AT_LEAST)
             }

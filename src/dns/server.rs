@@ -5,13 +5,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use prost::Message as _;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Config;
 use super::answer::{Reply, Transport, answer_packet};
@@ -24,7 +25,7 @@ use super::state::{DnsState, Ledger};
 use super::table::Table;
 use crate::base::clock::SharedClock;
 use crate::base::fsio;
-use crate::base::tasks::Tasks;
+use crate::base::tasks::{Tasks, offload};
 use crate::base::trouble::chain;
 use crate::proto::nds::NameTable;
 
@@ -119,6 +120,8 @@ pub struct Server {
     doors: Doors,
     desk: Arc<Desk>,
     tasks: Tasks,
+    /// The right to write the table to disk.
+    keeping: Arc<Semaphore>,
 }
 
 /// What every query needs.
@@ -153,7 +156,8 @@ impl Server {
         if let Some(table) = last_table(&config) {
             desk.set(Table::new(&table, &config.domain), true);
         }
-        (Self { config, doors, desk, tasks }, Handle(ledger))
+        let keeping = Arc::new(Semaphore::new(1));
+        (Self { config, doors, desk, tasks, keeping }, Handle(ledger))
     }
 
     /// Serves, and takes each new table, for ever.
@@ -179,7 +183,7 @@ impl Server {
             let table = if is_new { names.borrow_and_update().clone() } else { None };
             if let Some(table) = table {
                 self.desk.set(Table::new(&table, &self.config.domain), false);
-                keep(&self.config, &table);
+                self.keep(table);
                 // In a mesh that changes all the time the disk is not written all the time.
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
@@ -200,6 +204,20 @@ impl Server {
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    }
+}
+
+impl Server {
+    /// Keeps a table for the next run, on another thread. While the disk is still busy with an earlier
+    /// one it is left out.
+    fn keep(&self, table: Arc<NameTable>) {
+        let Ok(turn) = Arc::clone(&self.keeping).try_acquire_owned() else { return };
+        let path = self.config.last_table.clone();
+        let kept = offload(move || {
+            keep(&path, &table);
+            drop(turn);
+        });
+        self.tasks.spawn("dns-table", async move { drop(kept.await) });
     }
 }
 
@@ -240,8 +258,8 @@ fn last_table(config: &Config) -> Option<NameTable> {
     }
 }
 
-fn keep(config: &Config, table: &NameTable) {
-    if let Err(error) = fsio::replace(&config.last_table, &table.encode_to_vec(), 0o600) {
+fn keep(path: &Path, table: &NameTable) {
+    if let Err(error) = fsio::replace(path, &table.encode_to_vec(), 0o600) {
         tracing::warn!(error = chain(&error), "The name table could not be kept for the next run.");
     }
 }

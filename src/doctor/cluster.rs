@@ -191,7 +191,7 @@ async fn entry(case: &Case<'_>, client: &Client, workload: Option<&Workload>) ->
             );
         }
     };
-    let machine = known_machine(&case.patient.paths).ok().flatten();
+    let machine = known_machine(&case.patient.paths);
     let mut sight = Sight::of(&found, machine.as_ref());
     // A proxy that is not ready is a matter of its own, of which the verdict is the consequence.
     let proxy = status.and_then(|status| status.pointer("/proxy/phase"));

@@ -16,6 +16,17 @@ pub enum ClaimsError {
     /// There is nothing.
     #[error("it is empty")]
     Empty,
+    /// Some editors put one before a text.
+    #[error("it begins with a byte-order mark (save the file without one)")]
+    ByteOrderMark,
+    /// It cannot be sent in a header (RFC 6750).
+    #[error(
+        "it contains a space, a control character or a character that is not ASCII, at byte {at}"
+    )]
+    Character {
+        /// Counted from 0.
+        at: usize,
+    },
     /// Header, claims and signature are separated by dots.
     #[error("it has not three parts")]
     Parts,
@@ -73,6 +84,7 @@ impl Claims {
     /// When it is no JSON Web Token.
     pub fn read(token: &str) -> Result<Self, ClaimsError> {
         let token = token.trim();
+        check_token(token)?;
         let mut parts = token.split('.');
         let (_, payload, _) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(head), Some(payload), Some(tag), None) => (head, payload, tag),
@@ -98,6 +110,24 @@ impl Claims {
     #[must_use]
     pub fn life(&self) -> Option<Duration> {
         self.expires_at?.duration_since(self.issued_at?).ok()
+    }
+}
+
+/// Whether a text without white space around it can be sent as a bearer token: an HTTP header would
+/// carry some of what no token contains, and the server's answer would not say what is wrong.
+///
+/// # Errors
+/// With what no token contains.
+pub fn check_token(token: &str) -> Result<(), ClaimsError> {
+    if token.is_empty() {
+        return Err(ClaimsError::Empty);
+    }
+    if token.starts_with('\u{feff}') {
+        return Err(ClaimsError::ByteOrderMark);
+    }
+    match token.bytes().position(|byte| !byte.is_ascii_graphic()) {
+        Some(at) => Err(ClaimsError::Character { at }),
+        None => Ok(()),
     }
 }
 
@@ -163,6 +193,21 @@ mod tests {
         assert_eq!(claims.account, Some(account));
         let bound = BoundObject { kind: "Secret", name: "vm1".to_owned(), uid: "u".to_owned() };
         assert_eq!(claims.bound_to, Some(bound));
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_no_token() {
+        let cases = [
+            ("", ClaimsError::Empty),
+            ("\u{feff}a.e30.b", ClaimsError::ByteOrderMark),
+            ("a.e30.b\u{7f}", ClaimsError::Character { at: 7 }),
+            ("a.e30\n.b", ClaimsError::Character { at: 5 }),
+            ("a b.e30.c", ClaimsError::Character { at: 1 }),
+            ("a.e30.\u{e9}", ClaimsError::Character { at: 6 }),
+        ];
+        for (token, error) in cases {
+            assert_eq!(Claims::read(token), Err(error), "{token:?}");
+        }
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use super::error::KubeError;
 use crate::base::clock::rfc3339;
 use crate::base::fsio;
-use crate::identity::Claims;
+use crate::identity::{Claims, check_token};
 
 /// A credential for the Kubernetes API.
 pub enum Auth {
@@ -61,7 +62,10 @@ impl Auth {
             Self::Token(token) => Ok(Some(token.clone())),
             Self::TokenFile(path) => {
                 let text = fsio::read_text(path, TOKEN_BYTES).map_err(KubeError::Credential)?;
+                let text = Zeroizing::new(text);
                 let text = text.trim();
+                check_token(text)
+                    .map_err(|source| KubeError::MalformedToken { path: path.clone(), source })?;
                 if let Some(end) = end(text).filter(|end| *end <= now) {
                     if let Some(spare) = spare.alive(now) {
                         return Ok(Some(spare));
@@ -87,3 +91,30 @@ impl fmt::Debug for Auth {
 
 /// Tokens are one or two kilobytes.
 const TOKEN_BYTES: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::trouble::chain;
+
+    #[test]
+    fn a_file_that_holds_no_token_is_named_and_nothing_of_it_is_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kube-token");
+        let bearer = |content: &str| {
+            fsio::replace(&path, content.as_bytes(), fsio::SECRET).unwrap();
+            Auth::TokenFile(path.clone()).bearer(SystemTime::UNIX_EPOCH, &Spare::default())
+        };
+        for (content, words) in [
+            ("", "it is empty"),
+            ("\u{feff}secret", "byte-order mark"),
+            ("secret\u{0}", "control character"),
+        ] {
+            let error = chain(&bearer(content).unwrap_err());
+            assert!(error.contains(words) && error.contains("kube-token"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let opaque = bearer("opaque-token\n").unwrap().unwrap();
+        assert_eq!(opaque.expose_secret(), "opaque-token");
+    }
+}

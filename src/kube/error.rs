@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::base::backoff::Retry;
 use crate::base::fsio::FileError;
+use crate::identity::ClaimsError;
 
 /// What was asked of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,15 @@ pub enum KubeError {
     /// A credential file cannot be read.
     #[error("cannot use the credential for the Kubernetes API")]
     Credential(#[source] FileError),
+    /// Our token file holds something that is no token.
+    #[error("the token in {} cannot be sent", path.display())]
+    MalformedToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ClaimsError,
+    },
     /// Our token is over.
     #[error("the token in {} expired at {expired_at}; this machine's clock says {now}", path.display())]
     ExpiredToken {
@@ -180,6 +190,7 @@ impl KubeError {
             }
             Self::Credential(_)
             | Self::ExpiredToken { .. }
+            | Self::MalformedToken { .. }
             | Self::Refused { .. }
             | Self::Rubbish { .. } => Retry::Later,
             Self::Server { .. } | Self::Tls { .. } | Self::TooLarge { .. } => Retry::Never,
@@ -202,7 +213,9 @@ impl KubeError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Refused { code: 401, .. } | Self::ExpiredToken { .. } => {
+            Self::Refused { code: 401, .. }
+            | Self::ExpiredToken { .. }
+            | Self::MalformedToken { .. } => {
                 "have a fresh bundle made (`vm-agent bundle create GROUP -n NAMESPACE`) and join with \
                  it, or put a new token (`kubectl create token SERVICE-ACCOUNT -n NAMESPACE`) into the \
                  file that registration.kubernetes.tokenFile names"

@@ -1,5 +1,6 @@
 //! Renewal, for ever: on our own timer, by the wall clock, whether anybody subscribes or not.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -12,12 +13,20 @@ use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::{Skew, Witness};
 use crate::base::trouble::Trouble;
 use crate::ca::{Csr, IssueError, Issuer, Pending};
-use crate::identity::{Candidate, KeyError, KeyPair, Refusal};
+use crate::identity::{Candidate, IssuedIdentity, KeyError, KeyPair, Refusal};
 
 /// Gets the first certificate and renews it until `stop`. The old certificate stays in use until
 /// a new one was believed.
 pub async fn renew<I: Issuer>(vault: Vault, issuer: I, stop: CancellationToken) {
-    let forever = Rotation { backoff: fresh_backoff(), vault, issuer, planned: None }.run();
+    let forever = Rotation {
+        backoff: fresh_backoff(),
+        vault,
+        issuer,
+        planned: None,
+        issued: None,
+        odd_lifetime: false,
+    }
+    .run();
     tokio::select! {
         () = forever => {}
         () = stop.cancelled() => {}
@@ -31,6 +40,10 @@ struct Rotation<I> {
     /// When the certificate of this serial number is renewed. Decided once, so that neither
     /// failures nor a clock that is set draw a new lot.
     planned: Option<(String, Due)>,
+    /// When the last certificate was issued.
+    issued: Option<Instant>,
+    /// Whether the last lifetime was out of the ordinary, which is reported once.
+    odd_lifetime: bool,
 }
 
 /// A round that brought no new identity.
@@ -51,6 +64,7 @@ impl<I: Issuer> Rotation<I> {
             if let Some(due) = self.due() {
                 self.wait_until(due).await;
             }
+            self.wait_for_floor().await;
             self.round().await;
         }
     }
@@ -70,6 +84,29 @@ impl<I: Issuer> Rotation<I> {
                 Some(due)
             }
         }
+    }
+
+    /// However short certificates live, the authority is not asked more often than this, unless a
+    /// person does.
+    async fn wait_for_floor(&self) {
+        let Some(next) = self.issued.and_then(|at| at.checked_add(FLOOR)) else { return };
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = self.vault.asked_to_renew() => {}
+        }
+    }
+
+    fn note_lifetime(&mut self, identity: &IssuedIdentity) {
+        let lifetime = identity.not_after().duration_since(identity.received_at());
+        let lifetime = lifetime.unwrap_or_default();
+        let is_odd = !(SHORTEST..=LONGEST).contains(&lifetime);
+        if is_odd && !self.odd_lifetime {
+            tracing::warn!(
+                seconds = lifetime.as_secs(),
+                "The certificate authority issues certificates of an unusual lifetime."
+            );
+        }
+        self.odd_lifetime = is_odd;
     }
 
     /// Waits by the wall clock: a machine that slept, or whose clock was set, notices within
@@ -107,8 +144,10 @@ impl<I: Issuer> Rotation<I> {
         });
         let started = Instant::now();
         match self.request().await {
-            Ok(()) => {
+            Ok(identity) => {
                 self.backoff.reset();
+                self.issued = Some(Instant::now());
+                self.note_lifetime(&identity);
                 let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.vault.report(|state| {
                     state.issued = state.issued.saturating_add(1);
@@ -123,7 +162,7 @@ impl<I: Issuer> Rotation<I> {
         }
     }
 
-    async fn request(&self) -> Result<(), RoundError> {
+    async fn request(&self) -> Result<Arc<IssuedIdentity>, RoundError> {
         let config = self.vault.config();
         let key = make_key(config.key_algorithm).await?;
         let (ttl, key_algorithm) = (config.ttl, config.key_algorithm);
@@ -154,7 +193,7 @@ impl<I: Issuer> Rotation<I> {
         }
         let not_after = crate::base::clock::rfc3339(identity.not_after());
         tracing::info!(id = %identity.id(), serial = identity.serial(), not_after, "New certificate.");
-        Ok(())
+        Ok(identity)
     }
 
     /// A person has to do something, which may take days.
@@ -243,5 +282,11 @@ fn fresh_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
 }
 
+/// Certificates for a few seconds would otherwise be renewed several times a second.
+const FLOOR: Duration = Duration::from_secs(2);
+/// Less leaves no time to try again, more cannot be taken back: nobody issues such certificates for
+/// workloads on purpose.
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The wall clock is looked at at least this often.
 const LOOK: Duration = Duration::from_secs(30);

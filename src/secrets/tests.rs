@@ -1,4 +1,5 @@
 mod clocks;
+mod export;
 mod files;
 
 use std::path::Path;

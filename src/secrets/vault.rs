@@ -10,7 +10,7 @@ use super::kept::{self, KeptIdentity, Place};
 use super::{Config, RenewalPhase, RenewalState, Source, export, persist};
 use crate::base::backoff::Retry;
 use crate::base::clock::{SharedClock, Skew};
-use crate::base::fsio::FileError;
+use crate::base::fsio::{self, FileError};
 use crate::base::tasks::offload;
 use crate::base::trouble::{Trouble, chain};
 use crate::controlplane::read_roots;
@@ -40,6 +40,9 @@ impl Vault {
     #[must_use]
     pub fn open(config: Config, clock: SharedClock) -> Self {
         let Kept { identity, roots } = restore(&config, &clock);
+        if let Some(roots) = &roots {
+            restore_root_file(&config, roots);
+        }
         let state = RenewalState {
             source: config.source.name(),
             restored: identity.is_some(),
@@ -315,6 +318,23 @@ fn restore(config: &Config, clock: &SharedClock) -> Kept {
         Err(error) => tracing::warn!(why, error = chain(&error), "Cannot use the kept identity."),
     }
     nothing
+}
+
+/// A root file that cannot be used is replaced by the roots that the kept identity came with: they
+/// were believed when it was received. Where others keep certificates, so they do roots.
+fn restore_root_file(config: &Config, roots: &Roots) {
+    let path = &config.root_cert;
+    let Err(why) = read_roots(path) else { return };
+    if !matches!(config.source, Source::Istiod) {
+        return;
+    }
+    let why = chain(&why);
+    match fsio::replace(path, roots.pem().as_bytes(), fsio::PUBLIC) {
+        Ok(()) => tracing::warn!(why, path = %path.display(), "Restored the mesh's root file."),
+        Err(error) => {
+            tracing::warn!(why, error = chain(&error), "Cannot restore the mesh's root file.");
+        }
+    }
 }
 
 fn place(config: &Config) -> Place<'_> {

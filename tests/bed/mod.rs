@@ -116,6 +116,13 @@ impl Bed {
         self.spawn(command, Stdio::null(), Stdio::null());
     }
 
+    /// Starts the agent with the configuration that is there, and with these variables.
+    pub(crate) fn start_with(&mut self, variables: &[(&str, &str)]) {
+        let mut command = self.command_line(&["run"]);
+        command.envs(variables.iter().copied());
+        self.spawn(command, Stdio::null(), Stdio::null());
+    }
+
     /// Starts the agent as a service manager does: with these variables, and with two sockets of these
     /// names that an earlier run left.
     pub(crate) fn start_as_service(

@@ -1,6 +1,9 @@
 //! Blocking work beside the runtime thread.
 
 use std::io;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 /// Runs work that may block for any length of time, such as reading a file on a network file
 /// system, on another thread. When the future is dropped the work goes on, and its result is lost.
@@ -12,6 +15,17 @@ pub async fn offload<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// As [`offload`], and waits for at most `limit`; the work goes on then.
+///
+/// # Errors
+/// As [`offload`], or when it takes longer.
+pub async fn offload_within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    timeout(limit, offload(work)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]

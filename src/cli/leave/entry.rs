@@ -37,7 +37,7 @@ pub(super) async fn deregister(
     let failed = |error| start_failure(StartError::File(error));
     let Some(kube) = outline::kubernetes(settings).map_err(plan_failure)? else { return Ok(None) };
     // A machine without an id has no entry that it could tell from others'.
-    let machine = known_machine(&paths).map_err(failed)?.unwrap_or_else(|| Machine::of("unknown"));
+    let machine = known_machine(&paths).unwrap_or_else(|| Machine::of("unknown"));
     let machine = machine.with_instance(known_instance(&paths));
     let clock = clock::system();
     let client = Client::new(kube, Arc::clone(&clock));

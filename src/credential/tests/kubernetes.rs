@@ -266,3 +266,38 @@ async fn a_new_api_token_mends_a_ladder_that_was_spent() {
     assert!(news.has_changed().unwrap());
     assert_eq!(state.rungs[0].1.trouble, None);
 }
+
+#[tokio::test]
+async fn a_token_for_the_api_that_is_empty_or_cut_is_restored_from_its_second_copy() {
+    let bed = Bed::new(Options::default()).await;
+    let path = bed.api_token();
+    let kept_until = async |wanted: &dyn Fn() -> bool| {
+        let ladder = bed.ladder();
+        let wait = async {
+            while !wanted() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = ladder.keep(CancellationToken::new()) => {}
+            () = wait => {}
+        }
+    };
+    kept_until(&|| path.with_extension("json").exists()).await;
+    let good = std::fs::read_to_string(&path).unwrap();
+    for damaged in ["", &good[..good.len() / 3]] {
+        put(&path, damaged);
+        kept_until(&|| std::fs::read_to_string(&path).unwrap() == good).await;
+    }
+    // What is no part of it is somebody's doing.
+    put(&path, "another");
+    let ladder = bed.ladder();
+    let mut state = ladder.state();
+    let failed =
+        |state: &State| state.kubernetes_api.as_ref().is_some_and(|api| api.trouble.is_some());
+    tokio::select! {
+        () = ladder.keep(CancellationToken::new()) => {}
+        failed = state.wait_for(failed) => drop(failed.unwrap()),
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "another");
+}
