@@ -194,8 +194,15 @@ const OWNED: &[(&str, &[&str])] = &[
 
 /// Tasks whose end is nobody's business: one for each connection, stream, query or order. Any other one that is spawned is
 /// `critical` or `essential`, so that its end is seen.
-const SHORT_TASKS: &[&str] =
-    &["dns-query", "dns-stream", "proxy-restart", "sds-stream", "status-connection", "xds stream"];
+const SHORT_TASKS: &[&str] = &[
+    "dns-query",
+    "dns-stream",
+    "dns-table",
+    "proxy-restart",
+    "sds-stream",
+    "status-connection",
+    "xds stream",
+];
 
 /// Lines of a file, its tests apart.
 const LINES: usize = 400;

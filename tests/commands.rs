@@ -156,7 +156,7 @@ async fn a_dry_run_tells_every_change_and_makes_none() {
     let root = host.bed.root.path().display();
     for words in [
         format!("new        0600 {root}/var/lib/vm-agent/istio-token ("),
-        format!("new        0644 {root}/etc/vm-agent/config.yaml ("),
+        format!("new        0600 {root}/etc/vm-agent/config.yaml ("),
         format!("new        0700 {root}/var/lib/vm-agent (directory)"),
         "enable     vm-agent.service".to_owned(),
         "No redirect rules.".to_owned(),

@@ -16,7 +16,9 @@ pub fn excerpt(text: &str, limit: usize) -> String {
         let (before, literal) = rest.split_at(start);
         kept.push_str(&without_secrets(before));
         let (literal, after) = literal.split_at(literal_length(literal));
-        let is_field_name = after.trim_start().starts_with(':');
+        // A value is no field name, whatever follows it.
+        let is_value = kept.trim_end().ends_with(':');
+        let is_field_name = !is_value && after.trim_start().starts_with(':');
         if is_field_name || is_harmless(&kept) {
             kept.push_str(&without_secrets(literal));
         } else {

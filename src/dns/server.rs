@@ -165,11 +165,11 @@ impl Server {
     /// # Errors
     /// Never: what fails is a single query.
     pub async fn run(
-        self,
+        mut self,
         mut names: watch::Receiver<Option<Arc<NameTable>>>,
     ) -> Result<(), Infallible> {
         let stop = self.tasks.stop_signal();
-        for (udp, tcp) in self.doors.doors {
+        for (udp, tcp) in std::mem::take(&mut self.doors.doors) {
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());
             self.tasks.critical("dns-datagrams", serve_datagrams(udp, desk, tasks));
             let (desk, tasks) = (Arc::clone(&self.desk), self.tasks.clone());

@@ -7,7 +7,7 @@ use vm_agent::devmesh::{Fault, Service};
 
 use crate::bed::{Bed, trouble};
 
-const HOSTILE: &str = "no\u{1b}[31m\u{9b}2J\u{202e}\n2026-11-30T00:00:00Z  INFO forged";
+const HOSTILE: &str = "no\u{1b}[31m\u{9b}2J\u{202e}\n1999-01-01T00:00:00Z  INFO forged";
 
 #[tokio::test]
 async fn words_of_a_hostile_authority_are_shown_escaped_in_status_and_log() {
@@ -23,7 +23,7 @@ async fn words_of_a_hostile_authority_are_shown_escaped_in_status_and_log() {
         assert!(text.contains("forged"), "{text}");
         for line in text.lines() {
             assert!(line.chars().all(is_printable), "{line:?}");
-            assert!(!line.starts_with("2026-11-30"), "a forged line: {line}");
+            assert!(!line.starts_with("1999-01-01"), "a forged line: {line}");
         }
     }
     assert_eq!(bed.stop().await, 0);

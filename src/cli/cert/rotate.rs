@@ -96,7 +96,11 @@ fn verdict(before: &Value, now: &Value) -> Verdict {
     if failures(now) == failures(before) {
         return Verdict::Waiting;
     }
-    let exit = exit_of(now, &json!({"room": "identity"}));
+    // Where waiting does not help, the certificate authority was asked and has refused the credential.
+    let exit = match text(&trouble, "/retry").as_str() {
+        "later" | "never" => Exit::Credential,
+        _ => exit_of(now, &json!({"room": "identity"})),
+    };
     let kept = now.pointer("/identity/valid").and_then(Value::as_bool) == Some(true);
     let serves = if kept {
         format!("; the old one serves until {}", text(now, "/identity/not_after"))

@@ -34,7 +34,6 @@ pub(super) async fn deregister(
     if let Err(error) = join_proxy_group(settings) {
         tracing::debug!(error = chain(&error), "The proxy's group cannot be taken on.");
     }
-    let failed = |error| start_failure(StartError::File(error));
     let Some(kube) = outline::kubernetes(settings).map_err(plan_failure)? else { return Ok(None) };
     // A machine without an id has no entry that it could tell from others'.
     let machine = known_machine(&paths).unwrap_or_else(|| Machine::of("unknown"));
