@@ -227,7 +227,9 @@ impl Convergence {
         if state.stream != stream || !state.view.envoy_holds || state.memory.was_unhealthy {
             return None;
         }
-        if state.missing().is_none_or(|missing| missing.is_empty()) {
+        // What is held back is not passed when the services come after it: it would take them away
+        // for a moment. A new stream, which is due then, brings all of it in one piece.
+        if state.missing()?.is_empty() && !state.view.held {
             return None;
         }
         let since = *state.memory.lacking_since.get_or_insert_with(Instant::now);
