@@ -181,6 +181,7 @@ impl Convergence {
             let (names, removed) = (flavour.cluster_names(message), flavour.removed_names(message));
             view.clusters(names, removed, complete, &memory.sources);
             let Some(ports) = view.ports() else { return };
+            tracing::debug!(?ports, pushed = view.pushed, "istiod sent clusters");
             if ports.is_empty() && memory.expected.is_none() {
                 return;
             }
@@ -241,6 +242,7 @@ impl Convergence {
     pub(super) fn renewed(&self) {
         let mut state = self.locked();
         let memory = &mut state.memory;
+        tracing::debug!(tries = memory.tries, "Opening a new stream for missing services");
         memory.tries = memory.tries.saturating_add(1);
         memory.resubscriptions = memory.resubscriptions.saturating_add(1);
         if let Some(unproven) = &mut memory.unproven {
