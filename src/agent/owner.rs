@@ -124,11 +124,12 @@ mod tests {
         }
     }
 
-    const ITS_OWN: [&str; 5] = [
+    const ITS_OWN: [&str; 6] = [
         "identity.json",
         "identity.json.corrupt",
         "istio-token.json",
         "registration.json",
+        "export/.vm-agent-export",
         "export/set-1/key.pem",
     ];
     const FOR_ALL: [&str; 4] = ["istio-token", "kube-token", "names.pb", "capture.json"];

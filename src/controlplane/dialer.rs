@@ -120,7 +120,7 @@ impl Dialer {
         let others = self.trust.learned_roots().into_iter().chain(own);
         match file {
             Ok(file) => Ok(others.fold(file, |roots, more| roots.union(&more))),
-            Err(error) => others.reduce(|one, other| one.union(&other)).ok_or(error.into()),
+            Err(error) => others.reduce(|one, other| one.union(&other)).ok_or_else(|| error.into()),
         }
     }
 

@@ -187,7 +187,7 @@ impl Server {
                 // In a mesh that changes all the time the disk is not written all the time.
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
-                    () = stop.cancelled() => return Ok(()),
+                    () = stop.cancelled() => break,
                 }
             }
             tokio::select! {
@@ -201,9 +201,12 @@ impl Server {
                     self.desk.forwarder.with_search(|_| ());
                     self.desk.refusals.log();
                 }
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
             }
         }
+        // A table that is being kept is not cut short.
+        drop(self.keeping.acquire().await);
+        Ok(())
     }
 }
 

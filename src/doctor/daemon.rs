@@ -207,7 +207,8 @@ mod tests {
         let source = include_str!("../status/model.rs");
         let (_, rooms) = source.split_once("wrong([").unwrap();
         let (rooms, _) = rooms.split_once("]);").unwrap();
-        let named: Vec<_> = rooms.lines().filter_map(|line| line.split('"').nth(1)).collect();
+        let named = rooms.lines().filter_map(|line| line.split('"').nth(1));
+        let named: std::collections::BTreeSet<_> = named.collect();
         assert_eq!(named.len(), ROOMS.len());
         for room in named {
             assert!(ROOMS.iter().any(|(name, _)| *name == room), "{room}");

@@ -32,13 +32,12 @@ impl Bundle {
         if text.len() as u64 > Self::MAX_BYTES {
             return Err(one(&format!("it is larger than {} bytes", Self::MAX_BYTES)));
         }
+        if text.trim().is_empty() {
+            return Err(one(&no_bundle("an empty file")));
+        }
         let (tree, lines) = parse_yaml(text, origin).map_err(|problem| Problems(vec![problem]))?;
         let Value::Object(mut tree) = tree else {
-            return Err(one(&no_bundle(if text.trim().is_empty() {
-                "an empty file"
-            } else {
-                "no map"
-            })));
+            return Err(one(&no_bundle("no map")));
         };
         let mut reader = Reader { origin, lines: &lines, problems: Vec::new() };
         if !reader.is_ours(&mut tree) {
