@@ -124,15 +124,15 @@ mod tests {
         }
     }
 
-    const ITS_OWN: [&str; 6] = [
+    const ITS_OWN: [&str; 5] = [
         "identity.json",
         "identity.json.corrupt",
         "istio-token.json",
         "registration.json",
-        "export/.vm-agent-export",
         "export/set-1/key.pem",
     ];
-    const FOR_ALL: [&str; 4] = ["istio-token", "kube-token", "names.pb", "capture.json"];
+    const FOR_ALL: [&str; 5] =
+        ["istio-token", "kube-token", "names.pb", "capture.json", "export/.vm-agent-export"];
 
     #[test]
     fn a_machine_keeps_what_it_has_over_restarts_and_upgrades() {
