@@ -15,6 +15,9 @@
     reason = "generated code"
 )]
 
+/// The encoding of messages that hold secrets.
+pub mod codec;
+
 /// Envoy's aggregated discovery service and its messages.
 #[path = "proto/gen/envoy.service.discovery.v3.rs"]
 #[rustfmt::skip]

@@ -15,6 +15,7 @@ fn generated_code_is_fresh() {
         .out_dir(made.path())
         .bytes(".")
         .btree_map(".")
+        .codec_path("crate::proto::codec::UnsharedCodec")
         .extern_path(".envoy.service.discovery.v3", "crate::proto::discovery")
         .compile_fds(descriptors.clone())
         .unwrap();
