@@ -212,8 +212,9 @@ class Bundle(Traffic):
         self.serve("vm2")
         self.vm2.join(source=details).until_ready()
         LAB.kubectl("-n", "vms", "label", "workloadentry", "vm2", "team=red")
-        LAB.kubectl("-n", "vms", "patch", "workloadentry", "vm2", "--type=merge", "-p", json.dumps({"spec": {"weight": 9}}))
-        until("the agent has repaired it", lambda: LAB.entries()["vm2"]["spec"]["weight"] == 7)
+        removed = json.dumps([{"op": "remove", "path": "/spec/weight"}])
+        LAB.kubectl("-n", "vms", "patch", "workloadentry", "vm2", "--type=json", "-p", removed)
+        until("the agent has repaired it", lambda: LAB.entries()["vm2"]["spec"].get("weight") == 7)
         self.assertEqual(LAB.entries()["vm2"]["metadata"]["labels"]["team"], "red")
 
     def test_the_name_of_another_accounts_machine_is_refused_before_anything_changes(self):
@@ -222,9 +223,11 @@ class Bundle(Traffic):
         self.vm2.join(source=details).until_ready()
         before = LAB.entries()["vm2"]
         for more in (["--dry-run"], []):
-            refused = self.vm1.try_join("--name", "vm2", *more, source=client)
+            command = self.vm1.join_command(*more, source=client)
+            command[command.index("--name") + 1] = "vm2"
+            refused = LAB.run("vm1", *command, check=False, timeout=90)
             self.assertEqual((refused.returncode, self.vm1.files()), (7, []), refused.stderr)
-            self.assertIn("WorkloadEntry vms/vm2 belongs to service account details-legacy", refused.stderr)
+            self.assertIn("WorkloadEntry vms/vm2 belongs to another machine, at 10.99.0.12", refused.stderr)
             self.assertIn("another name with --name", refused.stderr)
         after = LAB.entries()["vm2"]
         self.assertEqual((after["spec"], after["metadata"]["uid"]), (before["spec"], before["metadata"]["uid"]))

@@ -55,13 +55,14 @@ class Inputs(Traffic):
         LAB.run(vm.name, "bash", "-c", f"set -a; . {source}/cluster.env; set +a; exec {LAB.directory}/pilot-agent istio-iptables")
 
     def test_without_ports_nothing_inbound_is_redirected_as_with_istios_script(self):
-        for vm in (self.vm1, self.vm2):
-            self.listen(vm.name)
-        cases = {"all": self.source,
+        self.listen("vm2")
+        cases = {"all": lambda: self.source("ISTIO_INBOUND_PORTS='*'"),
                  "empty": lambda: self.source("ISTIO_INBOUND_PORTS=''"), "absent": lambda: self.source(without=LISTS)}
         seen = {}
         for case, source in cases.items():
             directory = source()
+            # A machine that is reset has no programs.
+            self.listen("vm1")
             self.vm1.join(source=directory).until_ready()
             self.istios_rules(self.vm2, directory)
             seen[case] = (self.outside(self.vm1), self.outside(self.vm2))
