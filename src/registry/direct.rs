@@ -196,8 +196,9 @@ impl Direct {
     /// Applies the entry, and whenever it is not as it should be, until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
         self.running.send_replace(true);
+        // A task that is dropped has ended, too.
+        let _running = Running(&self.running);
         Course::new(self).run(&stop).await;
-        self.running.send_replace(false);
     }
 
     /// Waits until [`Self::run`] has ended.
@@ -260,6 +261,15 @@ impl Direct {
         if let Err(error) = fsio::remove(path) {
             tracing::warn!(error = chain(&error), "Cannot remove the record of the registration");
         }
+    }
+}
+
+/// The time of a reconciler; its end is said when this is dropped.
+struct Running<'a>(&'a watch::Sender<bool>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 
