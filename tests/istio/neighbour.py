@@ -2,6 +2,7 @@
 the application, and nothing that a program sends reaches another program than the proxy."""
 
 import json
+import subprocess
 import sys
 
 from case import LAB, Case, Traffic
@@ -125,11 +126,14 @@ class Neighbour(Traffic):
         self.addCleanup(LAB.istiod_stop)
         self.addCleanup(LAB.istiod_environment.clear)
         self.assertEqual(self.kept_out()["ipv6"], "redirect")
-        counted = lambda: sum(self.vm1.stats("listener.*_15001.downstream_cx_total").values())
         self.serve("vm3")
-        before = counted()
         self.assertEqual(LAB.curl("vm1", "http://[fd99::13]:9080/")[0], 200)
-        self.assertGreater(counted(), before)
+        held = "import socket; line = socket.create_connection(('fd99::13', 9090)); line.recv(1); input()"
+        process = subprocess.Popen(["ip", "netns", "exec", LAB.namespace("vm1"), sys.executable, "-c", held], stdin=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        owners = lambda: LAB.run("vm1", "ss", "-Htne", "state", "established", "dst", "[fd99::13]:9090").stdout
+        until("the proxy has the connection to the world, and the program one to the proxy",
+              lambda: len(owners().splitlines()) == 2 and "uid:1337" in owners(), limit=20)
 
     def test_what_is_left_alone_is_said(self):
         addresses = self.addresses()
