@@ -96,6 +96,31 @@ class Traffic(Case):
         return Load(call)
 
 
+class BothWays(Traffic):
+    """vm1 is registered by istiod, vm2 by itself; each calls the other, over mutual TLS."""
+
+    def join_both_ways(self, *args):
+        """Joins both; returns the calls to each machine by its name, which both have answered."""
+        LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
+        self.serve("vm1")
+        self.serve("vm2")
+        token = LAB.directory / "kube-token"
+        token.write_text(LAB.token("details-legacy", "https://kubernetes.default.svc"))
+        self.vm1.join(*args)
+        self.vm2.join(*args, "--registration", "kubernetes", "--kube-server", f"https://{CONTROL_PLANE}:6443", "--kube-ca", LAB.server_ca,
+                      "--kube-token-file", token, "--label", "app=details-legacy")
+        for vm in (self.vm1, self.vm2):
+            vm.until_ready()
+        calls = {"vm2": self.call("vm1", "240.1.2.3", "details.internal.com"), "vm1": self.call("vm2", "240.1.2.6", "caller.internal.com")}
+        for call in calls.values():
+            until("each can call the other", lambda: call()[0] == 200, limit=90)
+        return calls
+
+    def call(self, caller, address, host):
+        """A request that needs no name to be looked up: the agent answers those."""
+        return lambda: LAB.curl(caller, "-H", f"Host: {host}", f"http://{address}/")
+
+
 class Load:
     """Requests one after the other, in a thread."""
 

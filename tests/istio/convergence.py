@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 
-from case import LAB, Load, Traffic
+from case import LAB, BothWays, Load
 from lab import CONTROL_PLANE, STORY, until
 
 #: How long istiod keeps a machine without a stream (PILOT_WORKLOAD_ENTRY_GRACE_PERIOD), and a moment for it to act.
@@ -18,29 +18,11 @@ REQUESTS = 50
 SILENCE = 45
 
 
-class Convergence(Traffic):
-    """vm1 is registered by istiod, vm2 by itself; each calls the other, over mutual TLS."""
-
+class Convergence(BothWays):
     def setUp(self):
         super().setUp()
-        LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
-        self.serve("vm1")
-        self.serve("vm2")
-        token = LAB.directory / "kube-token"
-        token.write_text(LAB.token("details-legacy", "https://kubernetes.default.svc"))
-        self.vm1.join()
-        self.vm2.join("--registration", "kubernetes", "--kube-server", f"https://{CONTROL_PLANE}:6443", "--kube-ca", LAB.server_ca,
-                      "--kube-token-file", token, "--label", "app=details-legacy")
-        for vm in (self.vm1, self.vm2):
-            vm.until_ready()
-        self.calls = {"vm2": self.call("vm1", "240.1.2.3", "details.internal.com"), "vm1": self.call("vm2", "240.1.2.6", "caller.internal.com")}
+        self.calls = self.join_both_ways()
         self.entry_of = {"vm1": "client-10.99.0.11", "vm2": "vm2"}
-        for call in self.calls.values():
-            until("each can call the other", lambda: call()[0] == 200, limit=90)
-
-    def call(self, caller, address, host):
-        """A request that needs no name to be looked up: the agent answers those."""
-        return lambda: LAB.curl(caller, "-H", f"Host: {host}", f"http://{address}/")
 
     def uid(self, name):
         return LAB.entries().get(name, {"metadata": {"uid": None}})["metadata"]["uid"]

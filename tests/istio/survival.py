@@ -7,37 +7,18 @@ import signal
 import threading
 import time
 
-from case import LAB, Load, Traffic
-from lab import CONTROL_PLANE, until
+from case import LAB, BothWays, Load
+from lab import until
 from vm import AGENT, Vm
 
 #: Seconds of life of the certificates: they have to be renewed by agents that adopted.
 LIFE = 30
 
 
-class Survival(Traffic):
-    """vm1 is registered by istiod, vm2 by itself; each calls the other, over mutual TLS."""
-
+class Survival(BothWays):
     def setUp(self):
         super().setUp()
-        LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
-        self.serve("vm1")
-        self.serve("vm2")
-        token = LAB.directory / "kube-token"
-        token.write_text(LAB.token("details-legacy", "https://kubernetes.default.svc"))
-        life = ["--set", f"identity.ttl={LIFE}s"]
-        self.vm1.join(*life)
-        self.vm2.join(*life, "--registration", "kubernetes", "--kube-server", f"https://{CONTROL_PLANE}:6443", "--kube-ca", LAB.server_ca,
-                      "--kube-token-file", token, "--label", "app=details-legacy")
-        for vm in (self.vm1, self.vm2):
-            vm.until_ready()
-        self.calls = [self.call("vm1", "240.1.2.3", "details.internal.com"), self.call("vm2", "240.1.2.6", "caller.internal.com")]
-        for call in self.calls:
-            until("each can call the other", lambda: call()[0] == 200, limit=90)
-
-    def call(self, caller, address, host):
-        """A request that needs no name to be looked up: the agent answers those."""
-        return lambda: LAB.curl(caller, "-H", f"Host: {host}", f"http://{address}/")
+        self.calls = list(self.join_both_ways("--set", f"identity.ttl={LIFE}s").values())
 
     @contextlib.contextmanager
     def nothing_lost(self, *calls):
