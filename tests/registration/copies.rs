@@ -111,12 +111,7 @@ async fn of_two_machines_with_one_id_the_later_one_does_not_register_and_both_sa
     assert_eq!((&entry["spec"]["address"], &entry["metadata"]["uid"]), (&json!("10.0.0.1"), &uid));
     assert!(entry["metadata"]["annotations"].get("vm-agent.io/challenge").is_none(), "{entry}");
     assert!(second.direct.remove().await.is_err(), "it does not remove the entry of the other one");
-    // The first one leaves.
-    first.tasks.stop();
-    second.until(|state| state.watching).await;
-    first.direct.remove().await.unwrap();
-    second.until(|state| state.registered && state.trouble.is_none()).await;
-    assert_eq!(world.entry()["spec"]["address"], "10.0.0.2");
+    world.first_leaves(&first, &second, "10.0.0.2").await;
 }
 
 #[tokio::test]

@@ -26,12 +26,7 @@ async fn of_two_machines_with_one_name_the_second_refuses_and_says_how_to_go_on(
     assert_eq!(world.entry()["spec"]["address"], "10.0.0.1");
     assert_eq!(first.until(|_| true).await.drift, 0, "the first one has felt nothing");
     assert!(second.direct.remove().await.is_err(), "nor does it remove what is not its own");
-    // The first one leaves.
-    first.tasks.stop();
-    second.until(|state| state.watching).await;
-    first.direct.remove().await.unwrap();
-    second.until(|state| state.registered && state.trouble.is_none()).await;
-    assert_eq!(world.entry()["spec"]["address"], "10.0.0.2");
+    world.first_leaves(&first, &second, "10.0.0.2").await;
 }
 
 #[tokio::test]

@@ -118,6 +118,15 @@ impl World {
         Registered { tasks, direct, workload }
     }
 
+    /// The first of two machines of one name leaves, and the other one, at this address, registers.
+    pub(crate) async fn first_leaves(&self, first: &Registered, second: &Registered, at: &str) {
+        first.tasks.stop();
+        second.until(|state| state.watching).await;
+        first.direct.remove().await.unwrap();
+        second.until(|state| state.registered && state.trouble.is_none()).await;
+        assert_eq!(self.entry()["spec"]["address"], at);
+    }
+
     pub(crate) fn entry(&self) -> Value {
         self.mesh.entry("vms/vm1").unwrap()
     }
