@@ -85,8 +85,9 @@ class Traffic(Case):
         self.addCleanup(self.resolvers, "nameserver 127.0.0.53\n")
 
     def resolvers(self, text):
-        """vm1's resolv.conf, changed in place, as a process in the namespace has it mounted."""
-        (pathlib.Path("/etc/netns") / LAB.namespace("vm1") / "resolv.conf").write_text(text)
+        """The resolv.conf of vm1 and vm2, changed in place, as a process in the namespace has it mounted."""
+        for name in ("vm1", "vm2"):
+            (pathlib.Path("/etc/netns") / LAB.namespace(name) / "resolv.conf").write_text(text)
 
     def traffic(self):
         """The program on vm2, and a new connection from vm1 through both Envoys per request."""
