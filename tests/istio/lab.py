@@ -227,7 +227,7 @@ class Lab:
         self.run(name, "nft", "flush", "ruleset", check=False)
         for tool in ("iptables-legacy", "ip6tables-legacy"):
             if "\n-A " in self.run(name, f"{tool}-save", check=False).stdout:
-                self.run(name, f"{tool}-restore", input="".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "nat", "filter")))
+                self.run(name, f"{tool}-restore", "--wait=30", input="".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "nat", "filter")))
 
     def curl(self, name, *args, user=1000):
         """A request of an ordinary program; returns status code and body."""
