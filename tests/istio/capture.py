@@ -115,6 +115,7 @@ table ip nat {
     def test_legacy_iptables_works_where_it_has_rules(self):
         # Its tables cannot be taken away by anybody once they are there.
         LAB.run("vm1", "iptables-legacy-restore", "--wait=30", input="*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\n-A OUTPUT -p tcp --dport 4444 -j RETURN\nCOMMIT\n")
+        LAB.run("vm1", "ip6tables-legacy-restore", "--wait=30", input="*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n")
         self.addCleanup(LAB.run, "vm1", "iptables-legacy-restore", "--wait=30", input="*nat\nCOMMIT\n")
         before = rules("vm1")
         self.vm_agent("capture", "apply", "--capture", "iptables")
