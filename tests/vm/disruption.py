@@ -128,8 +128,11 @@ class Disruption(Case):
     def test_upgrade_of_the_package(self):
         package.again(bed.SERVED / "vm-agent.deb", bed.SERVED / "later.deb", version=NEXT)
         self.web2.exec("curl", "-sSf", "-o", "/run/later.deb", f"http://{bed.GATEWAY}:8000/later.deb")
+        # An older version's service was enabled alone.
+        self.web2.exec("systemctl", "disable", "vm-agent-capture")
         self.unharmed("upgrade of the package", lambda: self.another_agent(lambda: self.web2.exec("apt-get", "install", "-y", "/run/later.deb")))
         self.assertIn(NEXT, self.web2.exec("dpkg-query", "-W", "vm-agent").stdout)
+        self.assertEqual(self.web2.exec("systemctl", "is-enabled", "vm-agent-capture", check=False).stdout.strip(), "enabled")
 
     def test_agent_killed(self):
         self.unharmed("agent: kill -9", lambda: self.another_agent(lambda: self.web2.exec("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "vm-agent")))
