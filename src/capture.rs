@@ -76,6 +76,10 @@ pub struct Config {
     pub ipv6: Ipv6,
     /// Whether packets that belong to no connection are dropped.
     pub drop_invalid: bool,
+    /// Whether new inbound connections wait: their first packet is dropped, and the client's kernel
+    /// sends it again after a second (RFC 6298 section 2.1).
+    #[serde(default)]
+    pub delay_inbound: bool,
 }
 
 /// What makes the rules.

@@ -28,6 +28,10 @@
 //! and istiod is asked anew, with a new stream, until they fit. Until then Envoy keeps what it has,
 //! for a limited time.
 //!
+//! *A workload that becomes healthy* is an endpoint of the others about as soon as its own Envoy hears
+//! which services it has. New inbound connections therefore wait from before the report until Envoy
+//! has acknowledged the listeners of complete services, for a limited time.
+//!
 //! *A workload that becomes unhealthy* keeps its Envoy's configuration while the others hear of it:
 //! istiod takes its services out of it at the same moment as it tells them.
 //!
@@ -105,6 +109,9 @@ pub struct Inputs {
     /// What the machine says of itself; each change of it ends the stream to istiod and opens
     /// another.
     pub claims: watch::Receiver<Claims>,
+    /// Whether new inbound connections wait, as the relay has asked for
+    /// ([`Relay::inbound_delay`]). Without a sender nothing makes them wait.
+    pub inbound_delayed: watch::Receiver<bool>,
 }
 
 /// What the machine says of itself to istiod.
@@ -194,6 +201,13 @@ impl<U: Upstream> Relay<U> {
         listener: UnixListener,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<U> {
         service::serve(Arc::clone(&self.shared), listener)
+    }
+
+    /// Until when new inbound connections are to wait, as Envoy does not have the services of this
+    /// machine yet and others may come already.
+    #[must_use]
+    pub fn inbound_delay(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.inbound_delay.subscribe()
     }
 
     /// The state of the line upstream. Watchers wake at changes of phase and trouble and at each

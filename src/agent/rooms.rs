@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::plan::CapturePlan;
 use super::start::never_ends;
@@ -143,11 +144,20 @@ fn leaving(message: &str) -> xds::Health {
     xds::Health::Leaving { message: message.to_owned() }
 }
 
+/// New inbound connections that wait for the services of a machine.
+pub(super) struct Delay {
+    /// Until when they are to wait.
+    pub(super) until: watch::Receiver<Option<Instant>>,
+    /// Whether they do.
+    pub(super) delayed: watch::Sender<bool>,
+}
+
 /// Keeps the redirect rules, where there are any.
 pub(super) fn capture(
     tasks: &Tasks,
     plan: Option<&CapturePlan>,
     proxy: watch::Receiver<bool>,
+    delay: Delay,
     clock: &SharedClock,
 ) -> watch::Receiver<CaptureState> {
     let Some(plan) = plan.cloned() else { return watch::channel(CaptureState::default()).1 };
@@ -158,6 +168,8 @@ pub(super) fn capture(
         registered: plan.registered,
         current: move || plan.current(),
         proxy,
+        delay: delay.until,
+        delayed: delay.delayed,
         state,
         clock: clock.clone(),
     };

@@ -101,7 +101,8 @@ impl Agent {
         let secrets_for = secrets_for(&envoy, plan.secret_files, &clock);
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
-        let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), &clock);
+        let delay = rooms::Delay { until: relay.inbound_delay(), delayed: says.inbound_delayed };
+        let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), delay, &clock);
         let names = rooms::names(&tasks, plan.names, doors.names, relay.name_table(), &clock);
         let health = health::Inputs { proxy: up, target: who.target };
         let health = rooms::health(&tasks, plan.health, health, &clock);
@@ -227,6 +228,7 @@ struct Says {
     health: watch::Sender<Option<xds::Health>>,
     admission: watch::Sender<bool>,
     claims: watch::Sender<xds::Claims>,
+    inbound_delayed: watch::Sender<bool>,
 }
 
 fn open_relay(
@@ -239,7 +241,13 @@ fn open_relay(
     let (admission, admitted) = watch::channel(false);
     let (health, healthy) = watch::channel(None);
     let (claims, claimed) = watch::channel(registration.first_claims());
-    let inputs = xds::Inputs { health: healthy, admission: admitted, claims: claimed };
+    let (inbound_delayed, is_delayed) = watch::channel(false);
+    let inputs = xds::Inputs {
+        health: healthy,
+        admission: admitted,
+        claims: claimed,
+        inbound_delayed: is_delayed,
+    };
     let config = xds::Config {
         peers: proxy_peers(&plan.envoy),
         name_table: plan.names.is_some(),
@@ -249,7 +257,7 @@ fn open_relay(
     };
     let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
-    (relay, Says { health, admission, claims })
+    (relay, Says { health, admission, claims, inbound_delayed })
 }
 
 /// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its

@@ -266,6 +266,7 @@ impl Capture {
         }
         let Some(mut config) = last.config else { return Ok(Restored::Nothing) };
         config.dns = None;
+        config.delay_inbound = false;
         if !config.outbound.excluded_ranges.contains(&Cidr::LINK_LOCAL_IPV4) {
             config.outbound.excluded_ranges.push(Cidr::LINK_LOCAL_IPV4);
         }

@@ -12,6 +12,9 @@ impl List<'_> {
     /// (nft(8): the packet then goes on to the next rule).
     pub(super) fn refuse_inbound(&mut self) {
         let (config, chain) = (self.config, Chain::FilterInput);
+        if config.delay_inbound {
+            self.delay_inbound();
+        }
         match (config.interception, config.ipv6) {
             (Interception::Redirect, Ipv6::Reject) => {
                 let matches = vec![Match::Family(Family::V4)];
@@ -38,6 +41,19 @@ impl List<'_> {
             let why = "inbound, without a proxy";
             self.add(chain, vec![port, Match::Syn], Action::Reject, why);
         }
+    }
+
+    /// Lets new connections of other machines to the proxy wait. They are not refused: not every client
+    /// tries again elsewhere.
+    fn delay_inbound(&mut self) {
+        let (config, chain) = (self.config, Chain::FilterInput);
+        let within = vec![Match::In("lo".to_owned())];
+        self.add(chain, within, Action::Return, "within the machine");
+        let first = match config.interception {
+            Interception::Redirect => vec![Match::TcpTo(config.proxy_ports.inbound), Match::Syn],
+            Interception::Tproxy => vec![Match::Tcp, Match::Syn, Match::Mark(MARK)],
+        };
+        self.add(chain, first, Action::Drop, "the proxy waits for its services");
     }
 
     /// Keeps other local users from the proxy's admin port, and from answering at the ports that

@@ -94,6 +94,10 @@ pub struct Keeper<F> {
     pub registered: Option<IpAddr>,
     /// Whether the proxy can take traffic.
     pub proxy: watch::Receiver<bool>,
+    /// Until when new inbound connections wait.
+    pub delay: watch::Receiver<Option<Instant>>,
+    /// Whether they do by the rules that are in place.
+    pub delayed: watch::Sender<bool>,
     /// Where the rules stand.
     pub state: watch::Sender<CaptureState>,
     /// The wall clock.
@@ -110,12 +114,18 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
         }
     }
 
+    /// What the rules have to be now.
+    fn config(&self) -> Config {
+        let delay_inbound = self.delay.borrow().is_some_and(|end| Instant::now() < end);
+        Config { delay_inbound, ..(self.current)() }
+    }
+
     async fn keep(&mut self, held: &mut Held) {
         // A host that was closed before its restart is closed before its proxy starts.
         let early = self.policy == FailPolicy::Closed && self.capture.has_journal();
         let mut wait = !early;
         let mut found = self.found().await;
-        self.hold(held, &(self.current)()).await;
+        self.hold(held, &self.config()).await;
         loop {
             let config = match found.take() {
                 Some(config) => config,
@@ -147,7 +157,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     /// The rules that an earlier agent left, when they are what they have to be: they go on without
     /// a gap, whether the proxy is ready or not.
     async fn found(&self) -> Option<Config> {
-        let config = (self.current)();
+        let config = self.config();
         match self.capture.stands(&config).await {
             Ok(true) => {
                 self.stands(&config, "as an earlier agent left them");
@@ -172,7 +182,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
                 up = self.proxy.wait_for(|up| *up) => return up.is_ok(),
                 _ = look.tick() => {}
             }
-            let config = (self.current)();
+            let config = self.config();
             self.hold(held, &config).await;
             match self.ports_are_free(&config) {
                 Err(error) => {
@@ -198,7 +208,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     async fn apply_until_it_works(&self) -> Config {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let config = (self.current)();
+            let config = self.config();
             if self.policy == FailPolicy::Open
                 && let Err(error) = self.ports_are_free(&config)
             {
@@ -236,6 +246,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     async fn follow(&mut self, mut applied: Config, held: &mut Held) {
         let mut look = ticks();
         let mut is_taken = false;
+        let mut is_stuck = false;
         let mut gone_at = (!*self.proxy.borrow_and_update()).then(Instant::now);
         loop {
             let gone = async {
@@ -244,17 +255,25 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
                     None => std::future::pending().await,
                 }
             };
+            let is_delayed = applied.delay_inbound;
             tokio::select! {
                 changed = self.proxy.changed() => {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
                 }
+                () = turned(&mut self.delay, is_delayed), if !is_stuck => {
+                    let free = self.ports_are_free(&applied);
+                    applied = self.look(applied, free).await;
+                    // Tried again with the next look.
+                    is_stuck = applied.delay_inbound == is_delayed;
+                }
                 () = gone, if self.policy == FailPolicy::Open => return,
                 _ = look.tick() => {
                     self.hold(held, &applied).await;
                     let free = self.ports_are_free(&applied);
                     is_taken = free.is_err();
+                    is_stuck = false;
                     applied = self.look(applied, free).await;
                 }
             }
@@ -275,7 +294,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     /// here: one that fails leaves those that are in place.
     async fn look(&self, applied: Config, free: Result<(), ApplyError>) -> Config {
         let _busy = busy("looking at the redirect rules", PATIENCE);
-        let config = (self.current)();
+        let config = self.config();
         let was_active = self.state.borrow().phase == CapturePhase::Active;
         let is_intact = match self.capture.look().await {
             Ok(found) => found == Found::Intact,
@@ -314,6 +333,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
 
     fn stands(&self, config: &Config, probed: &str) {
         let now = self.clock.now();
+        self.delayed.send_replace(config.delay_inbound);
         self.state.send_modify(|state| {
             if state.phase != CapturePhase::Active {
                 tracing::info!(probed, ipv6 = ?config.ipv6, "Traffic is captured.");
@@ -367,6 +387,26 @@ fn unserved(registered: Option<IpAddr>, ipv6: Ipv6, since: SystemTime) -> Option
         retry: Retry::Later,
         since,
     })
+}
+
+/// Waits until new inbound connections have to wait, or not any more.
+async fn turned(delay: &mut watch::Receiver<Option<Instant>>, is_delayed: bool) {
+    loop {
+        let end = delay.borrow_and_update().filter(|end| Instant::now() < *end);
+        if end.is_some() != is_delayed {
+            return;
+        }
+        let over = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {}
+            changed = delay.changed() => if changed.is_err() { return std::future::pending().await },
+        }
+    }
 }
 
 fn ticks() -> Interval {

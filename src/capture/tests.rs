@@ -34,6 +34,7 @@ pub(super) fn config() -> Config {
         loopback: "127.0.0.1".parse().unwrap(),
         ipv6: Ipv6::Absent,
         drop_invalid: false,
+        delay_inbound: false,
     }
 }
 
@@ -227,6 +228,21 @@ fn a_transparent_connection_without_a_listener_is_refused() {
 }
 
 #[test]
+fn new_connections_of_others_wait_for_the_services_and_those_within_the_machine_do_not() {
+    let plain = lines(&config());
+    assert!(!plain.iter().any(|line| line.contains("waits for its services")));
+    for (interception, first) in [
+        (Interception::Redirect, "tcp dport 15006 tcp flags syn"),
+        (Interception::Tproxy, "tcp flags syn meta mark 0x00000539"),
+    ] {
+        let lines = lines(&Config { delay_inbound: true, interception, ..config() });
+        let chain = position(&lines, "chain filter_input {");
+        let dropped = position(&lines[chain..], &format!("{first} drop"));
+        assert!(position(&lines[chain..], "iifname \"lo\" return") < dropped);
+    }
+}
+
+#[test]
 fn transparent_interception_marks_instead_of_redirecting_inbound() {
     let config = Config { interception: Interception::Tproxy, ..config() };
     let text = nft::table(&rules(&config));
@@ -330,7 +346,10 @@ async fn rules_of_an_earlier_agent_go_on_before_the_proxy_is_ready() {
     let (state, mut shown) = watch::channel(CaptureState::waiting(Backend::Nftables));
     let (policy, clock) = (FailPolicy::Open, crate::base::clock::system());
     let (kept, current) = (capture.clone(), config);
-    let keeper = Keeper { capture, current, policy, registered: None, proxy: is_up, state, clock };
+    let (delay, delayed) = (watch::channel(None).1, watch::Sender::new(false));
+    let registered = None;
+    let keeper =
+        Keeper { capture, current, policy, registered, proxy: is_up, delay, delayed, state, clock };
     let stop = CancellationToken::new();
     let seen = async {
         let state = shown.wait_for(|state| state.phase == CapturePhase::Active).await.unwrap();

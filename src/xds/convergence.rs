@@ -62,6 +62,8 @@ pub(super) struct Decision {
     pub(super) expects_renewal: bool,
     /// When to decide again, if nothing happens before.
     pub(super) look_at: Option<Instant>,
+    /// Whether Envoy has the listeners of services that are complete.
+    pub(super) settled: bool,
     /// The result, for people.
     pub(super) report: Report,
 }
@@ -135,17 +137,29 @@ impl Convergence {
         let Some(held) = flavour.held_clusters(request) else { return };
         self.change(stream, |state| {
             state.view.envoy_holds = true;
+            let ports: BTreeSet<u16> =
+                held.into_iter().filter_map(super::scan::inbound_port).collect();
             if is_same && state.memory.expected.is_none() {
-                let ports: BTreeSet<u16> =
-                    held.into_iter().filter_map(super::scan::inbound_port).collect();
-                state.memory.expected = (!ports.is_empty()).then_some(ports);
+                state.memory.expected = (!ports.is_empty()).then(|| ports.clone());
             }
+            let expected = state.memory.expected.as_ref();
+            state.view.envoy_serves = flavour == Flavour::StateOfTheWorld
+                || expected.is_some_and(|expected| expected.is_subset(&ports));
         });
     }
 
     /// istiod's first response came after this time.
     pub(super) fn answered(&self, stream: u64, after: Duration) {
         self.change(stream, |state| state.view.answer = after);
+    }
+
+    /// Whether a report of health on this stream makes the workload an endpoint of the others, as far as
+    /// is known.
+    pub(super) fn makes_endpoint(&self, stream: u64) -> bool {
+        let state = self.locked();
+        let has_services = state.view.envoy_serves || state.missing().is_some_and(|p| p.is_empty());
+        let is_known = state.memory.expected.is_some() && !state.memory.was_unhealthy;
+        state.stream == stream && !(is_known && has_services)
     }
 
     /// istiod is told on this stream whether the workload takes requests.
@@ -196,6 +210,16 @@ impl Convergence {
             memory.expected = Some(expected);
         });
         self.keep();
+    }
+
+    /// istiod has sent listeners.
+    pub(super) fn listeners(&self, stream: u64) {
+        self.change(stream, |state| state.view.listeners_sent += 1);
+    }
+
+    /// Envoy has accepted or rejected the listeners of a response.
+    pub(super) fn listeners_acknowledged(&self, stream: u64) {
+        self.change(stream, |state| state.view.listeners_acknowledged += 1);
     }
 
     /// istiod has sent endpoints.
@@ -293,7 +317,7 @@ impl Convergence {
 
 impl Decision {
     fn wait(report: Report) -> Self {
-        Self { renew: false, expects_renewal: false, look_at: None, report }
+        Self { renew: false, expects_renewal: false, look_at: None, settled: false, report }
     }
 }
 
@@ -335,14 +359,17 @@ impl State {
         if view.held {
             return Decision { renew: true, ..Decision::wait(report) };
         }
-        let Some(unproven) = memory.unproven else { return Decision::wait(report) };
+        let settled = view.has_listeners();
+        let Some(unproven) = memory.unproven else {
+            return Decision { settled, ..Decision::wait(report) };
+        };
         let is_served = report.ports.as_ref().is_some_and(|ports| !ports.is_empty());
         let end = reported + PROBATION;
         if is_served || now >= end {
             memory.unproven = None;
             // No service selects this machine.
             memory.expected.get_or_insert_default();
-            return Decision::wait(report);
+            return Decision { settled, ..Decision::wait(report) };
         }
         let due = match unproven {
             0 | 1 if view.pushed => now,
@@ -350,7 +377,8 @@ impl State {
             _ => end,
         };
         let renew = due <= now;
-        Decision { renew, expects_renewal: unproven == 0, look_at: Some(due), report }
+        let expects_renewal = unproven == 0;
+        Decision { renew, expects_renewal, look_at: Some(due), ..Decision::wait(report) }
     }
 
     fn lacking(
@@ -395,7 +423,8 @@ impl State {
         };
         let look_at = if is_alarming { due } else { due.min(alarm) };
         let expects_renewal = due.saturating_duration_since(now) < SOON;
-        Decision { renew: due <= now, expects_renewal, look_at: Some(look_at), report }
+        let renew = due <= now;
+        Decision { renew, expects_renewal, look_at: Some(look_at), ..Decision::wait(report) }
     }
 }
 

@@ -127,6 +127,9 @@ async fn services_complete<U: Upstream>(session: &Session<U>) {
         changes.borrow_and_update();
         let decision = shared.convergence.decide(*number);
         shared.show_services(*number, decision.report);
+        if decision.settled {
+            shared.admit_inbound();
+        }
         if decision.renew {
             shared.convergence.renewed();
             // Without a connection for the next stream this one is worth more.
@@ -220,6 +223,10 @@ impl<U: Upstream> Upward<'_, U> {
         let is_listeners = match self.session.flavour.request(&message) {
             Ok(request) => {
                 self.session.shared.requested(&request);
+                if request.type_url == wire::LISTENER && !request.nonce.is_empty() {
+                    let Session { shared, number, .. } = self.session;
+                    shared.convergence.listeners_acknowledged(*number);
+                }
                 if request.type_url == wire::CLUSTER && !self.asked_clusters {
                     self.asked_clusters = true;
                     let Session { shared, flavour, number, .. } = self.session;
@@ -249,11 +256,19 @@ impl<U: Upstream> Upward<'_, U> {
     }
 
     async fn report_health(&mut self) {
+        let Session { shared, flavour, number, .. } = self.session;
+        let is_healthy = |now: &Option<Health>| matches!(now, Some(Health::Healthy));
+        if is_healthy(&self.health.borrow()) && shared.convergence.makes_endpoint(*number) {
+            shared.delay_inbound().await;
+        }
         let Some(now) = self.health.borrow_and_update().clone() else { return };
         self.standstill.told(&now);
-        self.send(self.session.flavour.health(&now)).await;
+        self.send(flavour.health(&now)).await;
         let healthy = matches!(now, Health::Healthy);
-        self.session.shared.convergence.reported(self.session.number, healthy);
+        if !healthy {
+            shared.admit_inbound();
+        }
+        shared.convergence.reported(*number, healthy);
     }
 
     async fn send(&self, message: Bytes) {
@@ -336,6 +351,7 @@ impl<U: Upstream> Downward<'_, U> {
             Ok(response) if wire::is_for_envoy(response.type_url) => {
                 match response.type_url {
                     wire::CLUSTER => shared.convergence.clusters(*number, *flavour, &message),
+                    wire::LISTENER => shared.convergence.listeners(*number),
                     wire::ENDPOINTS => shared.convergence.endpoints(*number, *flavour, &message),
                     _ => {}
                 }

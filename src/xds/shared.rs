@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -31,6 +31,8 @@ pub(super) struct Shared<U> {
     pub(super) names: watch::Sender<Option<Arc<NameTable>>>,
     /// Whether istiod has sent the services of this machine.
     pub(super) convergence: Convergence,
+    /// Until when new inbound connections are to wait.
+    pub(super) inbound_delay: watch::Sender<Option<Instant>>,
     clock: SharedClock,
     /// The pauses between streams for what Envoy has rejected; they outlive a stream.
     rejections: Mutex<Backoff>,
@@ -56,6 +58,7 @@ impl<U> Shared<U> {
             ledger: Ledger::new(),
             names: watch::Sender::new(None),
             convergence,
+            inbound_delay: watch::Sender::new(None),
             clock,
             rejections: Mutex::new(rejections::pauses()),
             pace: Mutex::new(Pace::new()),
@@ -107,6 +110,22 @@ impl<U> Shared<U> {
     /// Shows which services istiod has sent.
     pub(super) fn show_services(&self, number: u64, report: Report) {
         self.report(number, |ledger| ledger.services(report, self.clock.now()));
+    }
+
+    /// Makes new inbound connections wait until the services are there. Returns when they do, or
+    /// cannot be made to.
+    pub(super) async fn delay_inbound(&self) {
+        let mut delayed = self.inputs.inbound_delayed.clone();
+        self.inbound_delay.send_replace(Some(Instant::now() + INBOUND_DELAY));
+        let placed = timeout(DELAY_PLACED, delayed.wait_for(|is_delayed| *is_delayed)).await;
+        if placed.is_err() {
+            debug!("New inbound connections cannot be made to wait for the services.");
+        }
+    }
+
+    /// Lets new inbound connections in.
+    pub(super) fn admit_inbound(&self) {
+        self.inbound_delay.send_if_modified(|end| end.take().is_some());
     }
 
     /// Records a failure and sets the time of the next try.
@@ -253,5 +272,10 @@ const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 const LATER: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// A stream that worked this long was no part of a row of failures.
 const STEADY: Duration = Duration::from_secs(10);
+/// How long new inbound connections wait for the services at most: a machine that no service selects
+/// has none. A client's kernel repeats the first packet after one second and after three.
+const INBOUND_DELAY: Duration = Duration::from_secs(2);
+/// How long a report of health waits for the rule that makes them wait.
+const DELAY_PLACED: Duration = Duration::from_secs(1);
 /// Envoy returns within half a second; a connection that waited much longer may be dead.
 const SPARE_LIMIT: Duration = Duration::from_secs(60);

@@ -514,6 +514,7 @@ async fn serves_at_a_unix_socket() {
         health: world.health.subscribe(),
         admission: world.admission.subscribe(),
         claims: world.claims.subscribe(),
+        inbound_delayed: world.delayed.subscribe(),
     };
     let (wire, mut istiod) = fakes::istiod(&world.tasks);
     let relay = relay_over(config, wire, inputs, clock::system(), world.tasks.child());

@@ -111,6 +111,7 @@ pub(super) fn capture(
         loopback: wanted.loopback,
         ipv6: ipv6(wanted.ipv6, proxy_ports, &capture),
         drop_invalid: wanted.drop_invalid,
+        delay_inbound: false,
     };
     Ok(Some(CapturePlan {
         capture,

@@ -14,6 +14,8 @@ pub(super) struct View {
     pub(super) reported: Option<Instant>,
     /// Whether Envoy held clusters at the beginning of the stream.
     pub(super) envoy_holds: bool,
+    /// Whether Envoy held the clusters of all services then; not known of state-of-the-world streams.
+    pub(super) envoy_serves: bool,
     /// The names of inbound clusters; `None` before the first response for clusters.
     inbound: Option<BTreeSet<String>>,
     /// Whether clusters were pushed after the report: istiod has taken note of it.
@@ -28,6 +30,10 @@ pub(super) struct View {
     pub(super) held: bool,
     /// How long istiod took for its first response.
     pub(super) answer: Duration,
+    /// Responses with listeners.
+    pub(super) listeners_sent: u64,
+    /// How many of them Envoy has answered.
+    pub(super) listeners_acknowledged: u64,
 }
 
 impl View {
@@ -76,6 +82,11 @@ impl View {
             self.present.insert(cluster.to_owned());
         }
         ports
+    }
+
+    /// Whether Envoy has all listeners that were sent.
+    pub(super) fn has_listeners(&self) -> bool {
+        self.listeners_sent > 0 && self.listeners_acknowledged >= self.listeners_sent
     }
 
     /// The ports that istiod configures Envoy to serve; `None` before it has sent clusters.

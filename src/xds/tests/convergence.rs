@@ -342,3 +342,56 @@ async fn the_ports_are_known_after_a_restart_of_the_agent_as_long_as_the_workloa
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn new_connections_wait_from_before_the_report_until_envoy_has_the_services() {
+    for path in [DELTA, SOTW] {
+        let mut world = World::new().await;
+        let mut delay = world.relay.inbound_delay();
+        let is_waiting = |delay: &mut tokio::sync::watch::Receiver<
+            Option<tokio::time::Instant>,
+        >| delay.borrow_and_update().is_some();
+        world.delayed.send_replace(false);
+        world.health.send_replace(Some(Health::Healthy));
+        let mut envoy = world.envoy(path).await;
+        envoy.send(asks(path, &[])).await;
+        envoy.send(request(path, LISTENER, "")).await;
+        let mut stream = world.istiod.stream().await;
+        for _ in 0..3 {
+            stream.receive().await;
+        }
+        delay.wait_for(Option::is_some).await.unwrap();
+        assert!(stream.is_quiet_for(Duration::from_millis(900)).await, "not reported before");
+        world.delayed.send_replace(true);
+        assert_eq!(stream.receive().await, flavour(path).health(&Health::Healthy));
+        sends(path, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
+        stream.send(response(LISTENER, "1", &[])).await;
+        envoy.receive().await;
+        assert!(is_waiting(&mut delay), "Envoy has not acknowledged the listeners");
+        envoy.send(request(path, LISTENER, "nonce")).await;
+        stream.receive().await;
+        delay.wait_for(Option::is_none).await.unwrap();
+        // A new stream of an Envoy that serves makes nobody wait; a new Envoy does.
+        drop(envoy);
+        let (envoy, _stream) = next(&mut world, path, &[OUTBOUND, INBOUND]).await;
+        assert!(!is_waiting(&mut delay));
+        drop(envoy);
+        let (_envoy, _stream) = next(&mut world, path, &[]).await;
+        assert!(is_waiting(&mut delay));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_of_health_waits_for_the_rule_for_a_limited_time() {
+    let mut world = World::new().await;
+    world.delayed.send_replace(false);
+    let start = tokio::time::Instant::now();
+    world.health.send_replace(Some(Health::Healthy));
+    let (mut envoy, mut stream) = next(&mut world, DELTA, &[]).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    let unhealthy = Health::Unhealthy { message: "sick".to_owned() };
+    world.health.send_replace(Some(unhealthy.clone()));
+    assert_eq!(stream.receive().await, flavour(DELTA).health(&unhealthy));
+    assert_eq!(*world.relay.inbound_delay().borrow(), None, "nobody is sent to it");
+    assert!(envoy.is_held_for(Duration::from_millis(1)).await);
+}

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) health: watch::Sender<Option<Health>>,
     pub(super) admission: watch::Sender<bool>,
     pub(super) claims: watch::Sender<Claims>,
+    /// Whether new inbound connections wait.
+    pub(super) delayed: watch::Sender<bool>,
     pub(super) tasks: Tasks,
     envoy: Channel,
 }
@@ -58,10 +60,12 @@ impl World {
         let health = watch::Sender::new(None);
         let admission = watch::Sender::new(true);
         let claims = watch::Sender::new(Claims::default());
+        let delayed = watch::Sender::new(true);
         let inputs = Inputs {
             health: health.subscribe(),
             admission: admission.subscribe(),
             claims: claims.subscribe(),
+            inbound_delayed: delayed.subscribe(),
         };
         let config = Config {
             peers: Peers::new(vec![]),
@@ -75,7 +79,16 @@ impl World {
         let connections = stream::iter([Ok(theirs)]).chain(stream::pending());
         let server = serve_connections(Arc::clone(&relay.shared), connections);
         tasks.spawn("relay", async move { server.await.unwrap() });
-        Self { relay, istiod, health, admission, claims, tasks, envoy: channel(ours).await }
+        Self {
+            relay,
+            istiod,
+            health,
+            admission,
+            claims,
+            delayed,
+            tasks,
+            envoy: channel(ours).await,
+        }
     }
 
     /// Opens a stream as Envoy does.
