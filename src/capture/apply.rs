@@ -91,6 +91,9 @@ pub enum ApplyError {
     /// The journal cannot be written; nothing was changed then.
     #[error("nothing was changed: what is done must be written down first")]
     Journal(#[from] FileError),
+    /// They were applied, and are not there.
+    #[error("somebody else removed or changed the redirect rules as soon as they were in place")]
+    Gone,
     /// Another user listens at a port of the proxy.
     #[error("{0}")]
     Port(String),
@@ -121,6 +124,11 @@ impl ApplyError {
             Self::Host { hint, .. } => Some(hint.clone()),
             Self::Tool { hint, .. } => Some((*hint).to_owned()),
             Self::Probe(error) | Self::TakenBack(error) => Some(error.hint()),
+            Self::Gone => Some(
+                "find the program that does it (`nft monitor` shows each change), and have it leave \
+                 the rules of others alone"
+                    .to_owned(),
+            ),
             Self::Port(_) => Some(
                 "end that program (`ss -ltnp` shows it); then restart the proxy: `vm-agent proxy restart`"
                     .to_owned(),
@@ -203,9 +211,11 @@ impl Capture {
         let done = match self.put(config).await {
             Ok(plan) => match probe::probe(config, &self.sockets).await {
                 Ok(probed) => return Ok(Applied { plan, probed }),
-                Err(error) => match on_failure {
-                    OnFailure::Undo => ApplyError::TakenBack(error),
-                    OnFailure::Keep => ApplyError::Probe(error),
+                // Nothing can be said of rules that were gone when they were tried.
+                Err(error) => match (self.look().await, on_failure) {
+                    (Ok(Found::Absent | Found::Broken), _) => ApplyError::Gone,
+                    (_, OnFailure::Undo) => ApplyError::TakenBack(error),
+                    (_, OnFailure::Keep) => ApplyError::Probe(error),
                 },
             },
             Err(error) => error,
@@ -245,7 +255,8 @@ impl Capture {
         }
         undo_all(&stale).await?;
         journal.undo.clone_from(&plan.undo);
-        journal.shown = Some(shown(&plan.undo).await?);
+        // What the host does not show is not noted as applied: it would count as intact from then on.
+        journal.shown = Some(shown(&plan.undo).await?.ok_or(ApplyError::Gone)?);
         journal.rules = Some(described(config));
         journal.write(&self.journal)?;
         Ok(plan)
@@ -331,7 +342,9 @@ impl Capture {
         let journal = self.done();
         match journal.shown {
             _ if journal.undo.is_empty() => Ok(Found::Absent),
-            Some(then) if shown(&journal.undo).await? == then => Ok(Found::Intact),
+            Some(then) if shown(&journal.undo).await?.is_some_and(|now| now == then) => {
+                Ok(Found::Intact)
+            }
             _ => Ok(Found::Broken),
         }
     }

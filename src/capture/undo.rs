@@ -6,15 +6,22 @@ use super::plan::{find_iptables, ip, list_chains, save, version};
 use super::rule::Family;
 use super::{MARK, ROUTE_TABLE, iptables, nft, tool};
 
-/// What the host shows of what was done.
-pub(super) async fn shown(undo: &[Undo]) -> Result<String, ApplyError> {
+/// What the host shows of what was done; `None` where the rules themselves are not there.
+pub(super) async fn shown(undo: &[Undo]) -> Result<Option<String>, ApplyError> {
     let mut text = String::new();
     for one in undo {
         match one {
-            Undo::NftTable => text.push_str(&nft_table().await?.unwrap_or_default()),
+            Undo::NftTable => match nft_table().await? {
+                Some(table) => text.push_str(&table),
+                None => return Ok(None),
+            },
             Undo::Iptables { flavour, ipv6, .. } => {
                 let saved = save(flavour, family(*ipv6)).await?;
-                text.push_str(&iptables::own_lines(&saved).join("\n"));
+                let own = iptables::own_lines(&saved);
+                if own.iter().all(|line| line.starts_with('*')) {
+                    return Ok(None);
+                }
+                text.push_str(&own.join("\n"));
             }
             Undo::Address { address } => {
                 let all = ip(&["-6", "-o", "address", "show", "dev", "lo"]).await?;
@@ -27,19 +34,22 @@ pub(super) async fn shown(undo: &[Undo]) -> Result<String, ApplyError> {
             }
         }
     }
-    Ok(text)
+    Ok(Some(text))
 }
 
 /// Our table as nft shows it; `None` when there is none.
 async fn nft_table() -> Result<Option<String>, ApplyError> {
     let tool = tool::find(&["nft"]).ok_or_else(ApplyError::no_nft)?;
-    let tables = tool::run(&tool, &["list", "tables"], "").await?;
-    if !tables.lines().any(|line| line == format!("table {}", nft::TABLE)) {
-        return Ok(None);
-    }
     let mut arguments = vec!["list", "table"];
     arguments.extend(nft::TABLE.split(' '));
-    Ok(Some(tool::run(&tool, &arguments, "").await?))
+    match tool::run(&tool, &arguments, "").await {
+        Ok(table) => Ok(Some(table)),
+        Err(error) => {
+            let tables = tool::run(&tool, &["list", "tables"], "").await?;
+            let name = format!("table {}", nft::TABLE);
+            if tables.lines().any(|line| line == name) { Err(error.into()) } else { Ok(None) }
+        }
+    }
 }
 
 /// What a lost journal would have said of the tables.

@@ -94,8 +94,14 @@ fn judge((found, probed): (Found, Option<String>), runs: bool) -> Finding {
             Finding::ok(id, format!("the rules are in place: {}", probed.unwrap_or_default()))
         }
         (Found::Broken, _) => {
+            let mend = if runs {
+                "the agent puts them in order every few seconds; where that does not last, `nft monitor` \
+                 shows who changes them"
+            } else {
+                "put them in order: `vm-agent capture apply`"
+            };
             Finding::failed(id, "somebody else changed or removed the redirect rules")
-                .mend("put them in order: `vm-agent capture apply`".to_owned())
+                .mend(mend.to_owned())
         }
         (Found::Absent, _) if runs => {
             Finding::skipped(id, "the rules are not in place; they come once the proxy is ready")

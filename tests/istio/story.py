@@ -138,6 +138,16 @@ class Story(Traffic):
         self.assertIn("repaired 1 times", self.vm1.command("status").stdout)
 
     @on_both
+    def test_rules_that_somebody_flushes_all_the_time_are_back_when_that_ends(self):
+        self.vm1.join().until_ready()
+        flusher = LAB.start("vm1", "sh", "-c", "while :; do nft flush ruleset; done", log="flusher.log")
+        self.addCleanup(LAB.stop, flusher)
+        until("it is said", lambda: "somebody else removed or changed" in ((self.vm1.status()["capture"]["trouble"] or {}).get("what") or ""), limit=30)
+        LAB.stop(flusher)
+        until("the rules are back", lambda: self.vm1.status()["capture"]["phase"] == "active", limit=30)
+        self.assertIn("vm_agent", LAB.run("vm1", "nft", "list", "tables").stdout)
+
+    @on_both
     def test_metrics_of_agent_envoy_and_application_are_one_page(self):
         self.vm1.join("--set", "status.applicationMetrics=http://127.0.0.1:9080/metrics").until_ready()
         page = self.ask("vm1", "http://127.0.0.1:15020/stats/prometheus", user=0)[1]
