@@ -49,6 +49,7 @@ impl List<'_> {
         let (config, chain) = (self.config, Chain::FilterInput);
         let within = vec![Match::In("lo".to_owned())];
         self.add(chain, within, Action::Return, "within the machine");
+        self.add(chain, vec![Match::Tcp, Match::Ack], Action::Return, "of a connection");
         let first = match config.interception {
             Interception::Redirect => vec![Match::TcpTo(config.proxy_ports.inbound), Match::Syn],
             Interception::Tproxy => vec![Match::Tcp, Match::Syn, Match::Mark(MARK)],
