@@ -101,8 +101,7 @@ impl Agent {
         let secrets_for = secrets_for(&envoy, plan.secret_files, &clock);
         let (supervisor, proxy) = Supervisor::new(envoy, Arc::clone(&clock), tasks.clone());
         let up = rooms::readiness(&tasks, proxy.state());
-        let delay = rooms::Delay { until: relay.inbound_delay(), delayed: says.inbound_delayed };
-        let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), delay, &clock);
+        let captured = rooms::capture(&tasks, capture.as_ref(), up.clone(), says.delay, &clock);
         let names = rooms::names(&tasks, plan.names, doors.names, relay.name_table(), &clock);
         let health = health::Inputs { proxy: up, target: who.target };
         let health = rooms::health(&tasks, plan.health, health, &clock);
@@ -228,7 +227,7 @@ struct Says {
     health: watch::Sender<Option<xds::Health>>,
     admission: watch::Sender<bool>,
     claims: watch::Sender<xds::Claims>,
-    inbound_delayed: watch::Sender<bool>,
+    delay: rooms::Delay,
 }
 
 fn open_relay(
@@ -257,7 +256,8 @@ fn open_relay(
     };
     let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
-    (relay, Says { health, admission, claims, inbound_delayed })
+    let delay = rooms::Delay { until: relay.inbound_delay(), delayed: inbound_delayed };
+    (relay, Says { health, admission, claims, delay })
 }
 
 /// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its
