@@ -1,4 +1,4 @@
-//! Messages of the protocols that the agent speaks, as generated code. No logic lives here.
+//! Messages of the protocols that the agent speaks: generated code, and what reads them within limits.
 //!
 //! `src/proto/gen` is made from `src/proto/idl` by `make gen`; `tests/proto_bootstrap.rs` fails
 //! when the two differ.
@@ -17,6 +17,10 @@
 
 /// The encoding of messages that hold secrets.
 pub mod codec;
+/// The fields of a message without its decoding.
+pub mod fields;
+/// Istio's name table within limits.
+pub mod names;
 
 /// Envoy's aggregated discovery service and its messages.
 #[path = "proto/gen/envoy.service.discovery.v3.rs"]

@@ -78,7 +78,7 @@ use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
 use crate::base::uds::Peers;
 use crate::controlplane::Dialer;
-use crate::proto::nds::NameTable;
+use crate::proto::names::Names;
 use crate::workload::Workload;
 use shared::Shared;
 
@@ -225,7 +225,7 @@ impl<U: Upstream> Relay<U> {
 
     /// The last name table that istiod sent; it stays while istiod is away.
     #[must_use]
-    pub fn name_table(&self) -> watch::Receiver<Option<Arc<NameTable>>> {
+    pub fn name_table(&self) -> watch::Receiver<Option<Arc<Names>>> {
         self.shared.names.subscribe()
     }
 }

@@ -15,7 +15,7 @@ use crate::credential::Ladder;
 use crate::dns;
 use crate::envoy::{ProxyPhase, ProxyState};
 use crate::health;
-use crate::proto::nds::NameTable;
+use crate::proto::names::Names;
 use crate::secrets::{RenewalPhase, Source, Vault};
 use crate::xds;
 
@@ -70,7 +70,7 @@ pub(super) fn names(
     tasks: &Tasks,
     config: Option<dns::Config>,
     doors: dns::Doors,
-    table: watch::Receiver<Option<Arc<NameTable>>>,
+    table: watch::Receiver<Option<Arc<Names>>>,
     clock: &SharedClock,
 ) -> Option<dns::Handle> {
     let (server, handle) = dns::Server::new(config?, doors, clock.clone(), tasks.clone());

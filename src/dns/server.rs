@@ -27,6 +27,7 @@ use crate::base::clock::SharedClock;
 use crate::base::fsio;
 use crate::base::tasks::{Tasks, offload};
 use crate::base::trouble::chain;
+use crate::proto::names::{self, Names};
 use crate::proto::nds::NameTable;
 
 /// Sockets that queries arrive at.
@@ -154,7 +155,7 @@ impl Server {
             streams: Shares::new(STREAMS, STREAMS_EACH),
         });
         if let Some(table) = last_table(&config) {
-            desk.set(Table::new(&table, &config.domain), true);
+            desk.set(&table, &config.domain, true);
         }
         let keeping = Arc::new(Semaphore::new(1));
         (Self { config, doors, desk, tasks, keeping }, Handle(ledger))
@@ -166,7 +167,7 @@ impl Server {
     /// Never: what fails is a single query.
     pub async fn run(
         mut self,
-        mut names: watch::Receiver<Option<Arc<NameTable>>>,
+        mut names: watch::Receiver<Option<Arc<Names>>>,
     ) -> Result<(), Infallible> {
         let stop = self.tasks.stop_signal();
         for (udp, tcp) in std::mem::take(&mut self.doors.doors) {
@@ -182,7 +183,7 @@ impl Server {
         loop {
             let table = if is_new { names.borrow_and_update().clone() } else { None };
             if let Some(table) = table {
-                self.desk.set(Table::new(&table, &self.config.domain), false);
+                self.desk.set(&table, &self.config.domain, false);
                 self.keep(table);
                 // In a mesh that changes all the time the disk is not written all the time.
                 tokio::select! {
@@ -213,11 +214,11 @@ impl Server {
 impl Server {
     /// Keeps a table for the next run, on another thread. While the disk is still busy with an earlier
     /// one it is left out.
-    fn keep(&self, table: Arc<NameTable>) {
+    fn keep(&self, table: Arc<Names>) {
         let Ok(turn) = Arc::clone(&self.keeping).try_acquire_owned() else { return };
         let path = self.config.last_table.clone();
         let kept = offload(move || {
-            keep(&path, &table);
+            keep(&path, &table.table);
             drop(turn);
         });
         self.tasks.spawn("dns-table", async move { drop(kept.await) });
@@ -225,8 +226,9 @@ impl Server {
 }
 
 impl Desk {
-    fn set(&self, table: Table, from_disk: bool) {
-        self.ledger.table(table.len(), from_disk);
+    fn set(&self, names: &Names, domain: &str, from_disk: bool) {
+        let table = Table::new(&names.table, domain);
+        self.ledger.table(table.len(), from_disk, names.left_out.and(table.left_out()));
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
@@ -250,9 +252,9 @@ impl Desk {
     }
 }
 
-fn last_table(config: &Config) -> Option<NameTable> {
+fn last_table(config: &Config) -> Option<Names> {
     let bytes = fsio::read(&config.last_table, TABLE).ok()?;
-    match NameTable::decode(bytes.as_slice()) {
+    match Names::decode(&bytes) {
         Ok(table) => Some(table),
         Err(error) => {
             tracing::warn!(%error, "The name table of the last run is unreadable.");
@@ -276,5 +278,5 @@ const STREAMS_EACH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often the resolvers' file is looked at when nobody asks.
 const LOOK: Duration = Duration::from_secs(5);
-/// The largest table that is read.
-const TABLE: u64 = 64 * 1024 * 1024;
+/// The largest table that is read: as large as one that is kept can be.
+const TABLE: u64 = names::BYTES as u64;

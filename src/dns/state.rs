@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::backoff::Retry;
 use crate::base::clock::{self, SharedClock};
 use crate::base::trouble::Trouble;
+use crate::proto::names::LeftOut;
 
 /// The room at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -65,6 +67,29 @@ struct Problems {
     silence: Option<Trouble>,
     /// The name table is incomplete.
     table: Option<Trouble>,
+    /// When that was logged last.
+    logged: Option<Instant>,
+}
+
+impl Problems {
+    fn shown(&self) -> Option<Trouble> {
+        let Self { list, silence, table, .. } = self;
+        list.as_ref().or(silence.as_ref()).or(table.as_ref()).cloned()
+    }
+
+    /// In a mesh that changes all the time a table is incomplete each time.
+    fn log(&mut self, names: usize, left_out: LeftOut) {
+        if self.logged.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
+            return;
+        }
+        self.logged = Some(Instant::now());
+        tracing::warn!(
+            names,
+            left_out_names = left_out.names,
+            left_out_addresses = left_out.addresses,
+            "istiod's name table is larger than the limits; what is beyond them is not answered as names of the mesh."
+        );
+    }
 }
 
 /// Where the room writes it down.
@@ -99,10 +124,24 @@ impl Ledger {
         state
     }
 
-    pub(super) fn table(&self, names: usize, from_disk: bool) {
-        let now = Some(self.clock.now());
+    /// Another table with this many names, and what of istiod's it does not have.
+    pub(super) fn table(&self, names: usize, from_disk: bool, left_out: LeftOut) {
+        let now = self.clock.now();
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = problems.table.take();
+        if !left_out.is_nothing() {
+            problems.log(names, left_out);
+            problems.table = Some(Trouble {
+                what: format!("istiod's name table is too large: {left_out} are left out"),
+                hint: Some(TABLE_HINT.to_owned()),
+                retry: Retry::Later,
+                since: before.map_or(now, |before| before.since),
+            });
+        }
+        let shown = problems.shown();
         self.state.send_modify(|state| {
-            (state.names, state.from_disk, state.since) = (names, from_disk, now);
+            (state.names, state.from_disk, state.since) = (names, from_disk, Some(now));
+            state.trouble = shown;
         });
     }
 
@@ -138,8 +177,7 @@ impl Ledger {
             retry: Retry::Soon,
             since,
         });
-        let Problems { list, silence, table } = &*problems;
-        let shown = list.as_ref().or(silence.as_ref()).or(table.as_ref()).cloned();
+        let shown = problems.shown();
         self.state.send_modify(|state| state.trouble = shown);
     }
 }
@@ -151,4 +189,8 @@ impl std::fmt::Debug for Ledger {
 }
 
 const SILENT: &str = "no resolver answers for names outside the mesh";
+const TABLE_HINT: &str = "let this machine see fewer services: egress.hosts of a Sidecar resource in its namespace, or \
+     exportTo of the services";
+/// The shortest time between two lines of the log about an incomplete table.
+const LOG_PAUSE: Duration = Duration::from_secs(600);
 const HINT: &str = "look at /etc/resolv.conf, or name resolvers with dns.upstreams";

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::proto::names::{HOSTS, LeftOut, NAME};
 use crate::proto::nds::{NameInfo, NameTable};
 
 /// Names in lower case without the last dot, and their addresses.
@@ -11,6 +12,8 @@ pub struct Table {
     names: HashMap<Box<str>, u32>,
     hosts: Vec<Addresses>,
     has_wildcards: bool,
+    /// Names beyond [`NAMES`].
+    left_out: usize,
 }
 
 /// The addresses of one host.
@@ -63,6 +66,11 @@ impl Table {
         self.names.len()
     }
 
+    /// The names that there was no place for.
+    pub(super) fn left_out(&self) -> LeftOut {
+        LeftOut { names: self.left_out, addresses: 0 }
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -108,10 +116,15 @@ impl Table {
     /// The first host that claims a name keeps it: a table never names one twice.
     fn add(&mut self, name: &str, index: u32) {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        if !name.is_empty() && name.len() <= NAME {
-            self.has_wildcards |= name.starts_with("*.");
-            self.names.entry(name.into_boxed_str()).or_insert(index);
+        if name.is_empty() || name.len() > NAME || self.names.contains_key(&*name) {
+            return;
         }
+        if self.names.len() >= NAMES {
+            self.left_out = self.left_out.saturating_add(1);
+            return;
+        }
+        self.has_wildcards |= name.starts_with("*.");
+        self.names.insert(name.into_boxed_str(), index);
     }
 }
 
@@ -123,5 +136,5 @@ fn addresses(info: &NameInfo) -> Addresses {
     Addresses { v4: v4.collect(), v6: v6.collect() }
 }
 
-/// The longest name (RFC 1035 section 2.3.4).
-const NAME: usize = 253;
+/// Names that can be asked for: a service of Kubernetes has four.
+const NAMES: usize = 4 * HOSTS;

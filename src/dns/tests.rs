@@ -13,6 +13,7 @@ use super::exchange::{read_message, write_message};
 use super::*;
 use crate::base::clock;
 use crate::base::tasks::Tasks;
+use crate::proto::names::{self, LeftOut, Names};
 use crate::proto::nds::{NameInfo, NameTable};
 
 fn info(ips: &[&str], registry: &str, short: (&str, &str)) -> NameInfo {
@@ -37,6 +38,11 @@ fn mesh() -> NameTable {
         ("web.shop.svc.cluster.local", info(&["10.0.0.2"], "Kubernetes", ("web", "shop"))),
     ];
     NameTable { table: table.map(|(name, info)| (name.to_owned(), info)).into() }
+}
+
+/// A table of which nothing is left out.
+fn whole(table: NameTable) -> Names {
+    Names { table, left_out: LeftOut::default() }
 }
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -211,7 +217,7 @@ fn reply_to(query: &Message, code: ResponseCode, ttl: Option<u32>) -> Message {
 
 struct World {
     tasks: Tasks,
-    names: watch::Sender<Option<Arc<NameTable>>>,
+    names: watch::Sender<Option<Arc<Names>>>,
     handle: Handle,
     directory: tempfile::TempDir,
     address: SocketAddr,
@@ -262,7 +268,7 @@ async fn public_names_work_before_the_first_table_and_mesh_names_after_it() {
     assert_eq!(addresses(&world.name("example.org.").await), ["192.0.2.9"]);
     assert_eq!(world_wide.asked.recv().await.unwrap(), "udp example.org.");
     let mut state = world.handle.watch();
-    world.names.send_replace(Some(Arc::new(mesh())));
+    world.names.send_replace(Some(Arc::new(whole(mesh()))));
     state.wait_for(|state| state.names > 0).await.unwrap();
     assert_eq!(addresses(&world.name("details.internal.com.").await), ["240.1.2.3"]);
     let state = world.handle.snapshot();
@@ -271,12 +277,43 @@ async fn public_names_work_before_the_first_table_and_mesh_names_after_it() {
 }
 
 #[tokio::test]
+async fn an_incomplete_table_answers_what_it_has_and_is_a_condition_until_one_is_whole() {
+    let tasks = Tasks::new().0;
+    let well = resolver(&tasks, |query| Some(reply_to(query, ResponseCode::NoError, Some(1))));
+    let world = World::with(&[&well], tasks).await;
+    let mut state = world.handle.watch();
+    let left_out = LeftOut { names: 7, addresses: 2 };
+    world.names.send_replace(Some(Arc::new(Names { table: mesh(), left_out })));
+    let trouble = state.wait_for(|state| state.names > 0).await.unwrap().trouble.clone();
+    let trouble = trouble.expect("a condition");
+    assert!(trouble.what.contains("7 names and 2 addresses"), "{trouble}");
+    assert_eq!(addresses(&world.name("details.internal.com.").await), ["240.1.2.3"]);
+    world.names.send_replace(Some(Arc::new(whole(mesh()))));
+    state.wait_for(|state| state.trouble.as_ref() != Some(&trouble)).await.unwrap();
+    assert_eq!(world.handle.snapshot().names, Table::new(&mesh(), "vms.svc.cluster.local").len());
+}
+
+#[test]
+fn a_table_has_a_limit_of_names_and_counts_what_is_beyond_it() {
+    let service = |n: usize| {
+        let mut service = info(&["10.0.0.1"], "Kubernetes", (&format!("s{n:06}"), "vms"));
+        service.alt_hosts = vec![format!("s{n:06}.other.example")];
+        (format!("s{n:06}.vms.svc.cluster.local"), service)
+    };
+    let table = NameTable { table: (0..names::HOSTS).map(service).collect() };
+    let made = Table::new(&table, "vms.svc.cluster.local");
+    assert_eq!((made.len(), made.left_out().names), (4 * names::HOSTS, names::HOSTS));
+    assert!(made.find("s100000", &[]).is_some(), "names of the first hundred thousand services");
+    assert!(made.find("s199999.vms.svc.cluster.local", &[]).is_none());
+}
+
+#[tokio::test]
 async fn the_last_table_answers_after_a_restart_without_a_control_plane() {
     let tasks = Tasks::new().0;
     let nobody = Upstreams::Fixed(Vec::new());
     let world = World::new(tasks, nobody.clone(), tempfile::tempdir().unwrap()).await;
     let mut state = world.handle.watch();
-    world.names.send_replace(Some(Arc::new(mesh())));
+    world.names.send_replace(Some(Arc::new(whole(mesh()))));
     state.wait_for(|state| state.names > 0).await.unwrap();
     // The table is kept before the next one is looked at.
     world.name("details.internal.com.").await;
@@ -297,7 +334,7 @@ async fn streams_carry_several_queries_and_large_answers() {
     let tasks = Tasks::new().0;
     let world = World::with(&[], tasks).await;
     let mut state = world.handle.watch();
-    world.names.send_replace(Some(Arc::new(mesh())));
+    world.names.send_replace(Some(Arc::new(whole(mesh()))));
     state.wait_for(|state| state.names > 0).await.unwrap();
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     for _ in 0..3 {
@@ -389,7 +426,7 @@ async fn slow_names_of_one_user_do_not_take_the_places_of_others() {
 async fn streams_that_are_held_open_do_not_keep_others_out() {
     let world = World::with(&[], Tasks::new().0).await;
     let mut state = world.handle.watch();
-    world.names.send_replace(Some(Arc::new(mesh())));
+    world.names.send_replace(Some(Arc::new(whole(mesh()))));
     state.wait_for(|state| state.names > 0).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..140 {

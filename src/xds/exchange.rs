@@ -31,7 +31,7 @@ use super::upstream::{Line, StreamError, Upstream};
 use super::wire::{self, Flavour, Response};
 use super::{Claims, Health};
 use crate::base::trouble::chain;
-use crate::proto::nds::NameTable;
+use crate::proto::names::Names;
 use crate::workload::Workload;
 
 /// How a try ended.
@@ -428,7 +428,7 @@ impl<U: Upstream> Downward<'_, U> {
         self.acknowledge.send_replace(Some(flavour.answer(wire::NAME_TABLE, response, refusal)));
     }
 
-    fn publish(&self, table: NameTable) {
+    fn publish(&self, table: Names) {
         self.session.shared.names.send_if_modified(|names| {
             let changed = names.as_deref() != Some(&table);
             if changed {

@@ -9,8 +9,9 @@ use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-use super::wire::{Field, Fields, Flavour, Malformed};
+use super::wire::Flavour;
 use crate::proto::discovery::Locality;
+use crate::proto::fields::{Field, Fields, Malformed};
 use crate::workload::Workload;
 
 /// The request with the node as this workload's. A request without a node, or one that cannot be

@@ -1,7 +1,8 @@
 //! Names and addresses in the resources that istiod sends and Envoy holds. It reads the few fields
 //! that it needs (Envoy `api/envoy/config/{cluster,endpoint,core}/v3`) and decodes nothing else.
 
-use super::wire::{Fields, Flavour, payloads};
+use super::wire::Flavour;
+use crate::proto::fields::{Fields, payloads};
 
 impl Flavour {
     /// The names of the resources in a response for clusters.

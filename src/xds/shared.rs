@@ -19,7 +19,7 @@ use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock::SharedClock;
 use crate::base::tasks::Tasks;
 use crate::base::trouble::chain;
-use crate::proto::nds::NameTable;
+use crate::proto::names::Names;
 
 /// One relay.
 pub(super) struct Shared<U> {
@@ -28,7 +28,7 @@ pub(super) struct Shared<U> {
     pub(super) inputs: Inputs,
     pub(super) tasks: Tasks,
     pub(super) ledger: Ledger,
-    pub(super) names: watch::Sender<Option<Arc<NameTable>>>,
+    pub(super) names: watch::Sender<Option<Arc<Names>>>,
     /// Whether istiod has sent the services of this machine.
     pub(super) convergence: Convergence,
     /// Until when new inbound connections are to wait.

@@ -4,10 +4,9 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::Health;
-use crate::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Status,
-};
-use crate::proto::nds::NameTable;
+use crate::proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest, Status};
+use crate::proto::fields::{Field, Fields, Malformed, text};
+use crate::proto::names::Names;
 
 /// The two flavours of the protocol, which number their fields differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,23 +112,27 @@ impl Flavour {
         self.answer(HEALTH, &Response::default(), trouble)
     }
 
-    /// The name table in a response; `None` when the response holds no resource.
-    pub(super) fn name_table(
-        self,
-        message: &[u8],
-    ) -> Result<Option<NameTable>, prost::DecodeError> {
-        let resource = match self {
-            Self::Delta => DeltaDiscoveryResponse::decode(message)?
-                .resources
-                .into_iter()
-                .next()
-                .and_then(|resource| resource.resource),
-            Self::StateOfTheWorld => {
-                DiscoveryResponse::decode(message)?.resources.into_iter().next()
-            }
+    /// The name table in a response, within its limits; `None` when the response holds no resource.
+    pub(super) fn name_table(self, message: &[u8]) -> Result<Option<Names>, Malformed> {
+        let Some(resource) = only(message, 2)? else { return Ok(None) };
+        let any = match self {
+            Self::Delta => only(resource, 2)?,
+            Self::StateOfTheWorld => Some(resource),
         };
-        resource.map(|any| NameTable::decode(any.value.as_slice())).transpose()
+        any.map(|any| Names::decode(only(any, 2)?.unwrap_or_default())).transpose()
     }
+}
+
+/// The first payload with this number of a message that is whole.
+fn only(message: &[u8], number: u64) -> Result<Option<&[u8]>, Malformed> {
+    let mut found = None;
+    for field in Fields(message) {
+        let field = field?;
+        if field.number == number && found.is_none() {
+            found = Some(field.payload.ok_or(Malformed)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The parts of a request.
@@ -153,93 +156,6 @@ pub(super) struct Response<'a> {
 /// Whether Envoy understands this type.
 pub(super) fn is_for_envoy(type_url: &str) -> bool {
     type_url.starts_with(ENVOY_TYPES) || WORKLOAD_TYPES.contains(&type_url)
-}
-
-/// A message that is not protobuf, or not with the types that the schema has.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is not a discovery message")]
-pub(super) struct Malformed;
-
-/// Walks the fields of a message without looking into them. A field with a wire type other than
-/// length-delimited has no payload.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-pub(super) struct Field<'a> {
-    pub(super) number: u64,
-    pub(super) payload: Option<&'a [u8]>,
-    /// The value of a varint field.
-    pub(super) varint: Option<u64>,
-    /// All of it, with its tag.
-    pub(super) raw: &'a [u8],
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_err() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Result<Field<'a>, Malformed> {
-        let whole = self.0;
-        let tag = self.varint()?;
-        let number = tag >> 3;
-        let mut varint = None;
-        let payload = match tag & 7 {
-            0 => {
-                varint = Some(self.varint()?);
-                None
-            }
-            1 => self.skip(8).map(|_| None)?,
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
-                Some(self.skip(length)?)
-            }
-            5 => self.skip(4).map(|_| None)?,
-            _ => return Err(Malformed),
-        };
-        let length = whole.len().saturating_sub(self.0.len());
-        let raw = whole.get(..length).unwrap_or_default();
-        if number == 0 { Err(Malformed) } else { Ok(Field { number, payload, varint, raw }) }
-    }
-
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or(Malformed)?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Malformed)
-    }
-
-    fn skip(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (skipped, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(skipped)
-    }
-}
-
-/// The payloads of the fields with this number, up to the first malformed field.
-pub(super) fn payloads(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
-    let fields = Fields(message).map_while(Result::ok);
-    fields.filter(move |field| field.number == number).filter_map(|field| field.payload)
-}
-
-fn text(payload: Option<&[u8]>) -> Result<&str, Malformed> {
-    payload.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or(Malformed)
 }
 
 /// The message of a `google.rpc.Status`.
@@ -279,6 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::discovery::DiscoveryResponse;
 
     const BOTH: [Flavour; 2] = [Flavour::Delta, Flavour::StateOfTheWorld];
 
