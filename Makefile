@@ -93,9 +93,10 @@ bench: root peers build ## The agent beside the real pilot-agent: memory, time t
 bench-names: root peers build ## DNS answers beside the real pilot-agent's (root; needs dnsperf)
 	python3 benches/names.py $(ARGS)
 
-fuzz: ## Fuzz every parser of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
+fuzz: ## Fuzz the parsers of foreign bytes, ARGS seconds each [600] (needs nightly Rust and cargo-fuzz)
 	cd fuzz && for target in fuzz_targets/*.rs; do \
-		$(CARGO) +nightly fuzz run $$(basename $$target .rs) -- -max_total_time=$(or $(ARGS),600) || exit 1; done
+		$(CARGO) +nightly fuzz run $$(basename $$target .rs) -- -max_total_time=$(or $(ARGS),600) \
+			-rss_limit_mb=1024 -timeout=10 || exit 1; done
 
 gen: ## Make the generated protocol code and the configuration reference again
 	PROTO_WRITE=1 $(CARGO) test --locked --test proto_bootstrap

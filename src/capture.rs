@@ -10,6 +10,8 @@
 mod apply;
 mod diagnose;
 mod firewall;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod guard;
 mod hold;
 mod host;

@@ -5,6 +5,8 @@ mod auth;
 mod client;
 mod elsewhere;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod kubeconfig;
 mod watch;
 

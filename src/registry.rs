@@ -4,6 +4,8 @@ mod course;
 mod direct;
 mod entry;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod machine;
 mod preflight;
 mod record;

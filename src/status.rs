@@ -13,6 +13,8 @@ mod scrape;
 
 pub use admin::serve as serve_admin;
 pub use caller::Orders;
+#[cfg(any(test, fuzzing))]
+pub use caller::is_local_host;
 pub use client::{AskError, Wish, ask, order};
 pub use credential::{CredentialView, RungView};
 pub use http::{Config, serve};

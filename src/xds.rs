@@ -48,6 +48,8 @@
 mod convergence;
 mod exchange;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod node;
 mod progress;
 mod rejections;

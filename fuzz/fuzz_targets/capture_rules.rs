@@ -5,8 +5,8 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use vm_agent::capture::{
-    Backend, Config, DnsCapture, Groups, Inbound, Interception, Interfaces, Outbound, Owner, Ports,
-    ProxyPorts, Ranges, parse_interface, parse_ports, rendered,
+    Backend, Config, DnsCapture, Groups, Inbound, Interception, Interfaces, Ipv6, Outbound, Owner,
+    Ports, ProxyPorts, Ranges, parse_interface, parse_ports, rendered,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -17,7 +17,7 @@ struct Input<'a> {
     interfaces: Vec<&'a str>,
     groups: Option<Vec<u32>>,
     resolvers: Option<Vec<std::net::IpAddr>>,
-    ipv6: bool,
+    ipv6: u8,
     tproxy: bool,
     drop_invalid: bool,
 }
@@ -31,7 +31,14 @@ fuzz_target!(|input: Input<'_>| {
         backend: Backend::Nftables,
         interception: if input.tproxy { Interception::Tproxy } else { Interception::Redirect },
         owner: Owner { uid: 1337, gid: 1337 },
-        proxy_ports: ProxyPorts { outbound: 15001, inbound: 15006, tunnel: 15008 },
+        proxy_ports: ProxyPorts {
+            outbound: 15001,
+            inbound: 15006,
+            tunnel: 15008,
+            admin: 15000,
+            health: 15021,
+            metrics: 15090,
+        },
         inbound: Inbound { ports, excluded: excluded.clone() },
         outbound: Outbound {
             ranges: if ranges.is_empty() { Ranges::All } else { Ranges::Only(ranges.clone()) },
@@ -43,19 +50,31 @@ fuzz_target!(|input: Input<'_>| {
         interfaces: Interfaces { excluded: names.clone(), bridges: names.clone(), guests: names },
         dns: Some(DnsCapture { port: 15053, servers: input.resolvers }),
         loopback: "127.0.0.1/32".parse().unwrap(),
-        ipv6: input.ipv6,
+        ipv6: match input.ipv6 % 4 {
+            0 => Ipv6::Absent,
+            1 => Ipv6::Redirect,
+            2 => Ipv6::Reject,
+            _ => Ipv6::Leave,
+        },
         drop_invalid: input.drop_invalid,
     };
     let (table, tables) = rendered(&config);
     assert_eq!(table.matches('{').count(), table.matches('}').count());
     for text in tables.iter().chain([&table]) {
-        let plain = |letter: char| letter == '\n' || letter == '\t' || (' '..='~').contains(&letter);
+        let plain =
+            |letter: char| letter == '\n' || letter == '\t' || (' '..='~').contains(&letter);
         assert!(text.chars().all(plain));
-        assert!(!text.contains(';') || text.matches(';').count() == text.matches("policy accept;").count() * 2);
+        assert!(
+            !text.contains(';')
+                || text.matches(';').count() == text.matches("policy accept;").count() * 2
+        );
     }
     for text in &tables {
         for line in text.lines() {
-            assert!(["*", ":", "-A ", "COMMIT"].iter().any(|start| line.starts_with(start)), "{line}");
+            assert!(
+                ["*", ":", "-A ", "COMMIT"].iter().any(|start| line.starts_with(start)),
+                "{line}"
+            );
         }
     }
 });

@@ -2,7 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vm_agent::platform::{Cloud, Syntax, Template, aws_document, azure_compute, cloud_init, gcp_name};
+use vm_agent::platform::{
+    Cloud, Syntax, Template, aws_document, azure_compute, cloud_init, gcp_name,
+};
 use vm_agent::workload::{is_subdomain, label_problem};
 
 fn check(cloud: &Cloud) {

@@ -34,7 +34,7 @@ pub async fn blocking(config: &Config) -> Option<Blocking> {
 
 /// The first table with a chain at the input hook that drops what no rule accepts, and without the
 /// port's number.
-fn nft_place(ruleset: &str, port: u16) -> Option<String> {
+pub(super) fn nft_place(ruleset: &str, port: u16) -> Option<String> {
     let port = port.to_string();
     let mut tables = ruleset.split("\ntable ").map(|table| table.trim_start_matches("table "));
     tables.find_map(|table| {

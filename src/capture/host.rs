@@ -57,7 +57,7 @@ pub(super) fn link_local() -> Option<SocketAddrV6> {
 
 /// `fe80000000000000001122fffe334455 02 40 20 80 eth0`: address, interface, length of the prefix,
 /// scope, flags, all hexadecimal (`/proc/net/if_inet6`, proc(5)).
-fn link_local_of(line: &str) -> Option<SocketAddrV6> {
+pub(super) fn link_local_of(line: &str) -> Option<SocketAddrV6> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [address, interface, _, scope, flags, _] = words.as_slice() else { return None };
     let flags = u32::from_str_radix(flags, 16).ok()?;
@@ -95,7 +95,7 @@ fn ssh_ports(config: &Path) -> BTreeSet<u16> {
     ports
 }
 
-fn ssh_port(line: &str) -> Option<BTreeSet<u16>> {
+pub(super) fn ssh_port(line: &str) -> Option<BTreeSet<u16>> {
     let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
     let keyword = words.next()?.to_ascii_lowercase();
     let value = words.next()?;

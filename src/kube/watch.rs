@@ -60,7 +60,7 @@ impl Watch {
         }
     }
 
-    fn read(&self, line: &[u8]) -> Result<WatchEvent, KubeError> {
+    pub(super) fn read(&self, line: &[u8]) -> Result<WatchEvent, KubeError> {
         let rubbish = || KubeError::Rubbish { verb: Verb::Watch, what: self.what.clone() };
         let mut event: Value = serde_json::from_slice(line).map_err(|_| rubbish())?;
         let object = event.get_mut("object").map(Value::take).ok_or_else(rubbish)?;
@@ -82,7 +82,7 @@ impl Watch {
 }
 
 /// Takes the first whole line out of the buffer.
-fn take_line(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+pub(super) fn take_line(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     let end = buffer.iter().position(|byte| *byte == b'\n')?;
     let mut line: Vec<u8> = buffer.drain(..=end).collect();
     line.pop();

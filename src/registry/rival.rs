@@ -191,7 +191,7 @@ pub(super) enum Answer {
 }
 
 /// The entry as it is, with a challenge.
-fn challenged(live: &Value, challenge: &str) -> Value {
+pub(super) fn challenged(live: &Value, challenge: &str) -> Value {
     let kept = |name: &str| annotation(live, name).map(|value| (name.to_owned(), json!(value)));
     let kept = [MACHINE, INSTANCE, HEALTH_CHECKS].into_iter().filter_map(kept);
     let annotations: serde_json::Map<String, Value> = kept.collect();
@@ -243,7 +243,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// A machine that was refused asks about once a minute.
 const RIVAL_LIMIT: Duration = Duration::from_secs(180);
 /// The longest address that is shown: a DNS name.
-const ADDRESS: usize = 253;
+pub(super) const ADDRESS: usize = 253;
 
 #[cfg(test)]
 mod tests {

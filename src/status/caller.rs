@@ -134,6 +134,13 @@ fn is_local_name(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
+/// [`is_local_name`] for the fuzz target.
+#[cfg(any(test, fuzzing))]
+#[must_use]
+pub fn is_local_host(field: &str) -> bool {
+    is_local_name(field)
+}
+
 /// What Envoy's inbound passthrough clusters bind to (Istio's `InboundPassthroughBindIpv4`).
 const PASSED_ON: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 const ROOT: u32 = 0;

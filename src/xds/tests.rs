@@ -359,7 +359,7 @@ async fn a_second_stream_of_envoy_closes_the_first() {
     assert_eq!(world.relay.snapshot().phase, Phase::Connected);
 }
 
-fn workload(address: &str) -> Workload {
+pub(super) fn workload(address: &str) -> Workload {
     Workload {
         name: "vm1".to_owned(),
         id: SpiffeId::parse("spiffe://cluster.local/ns/vms/sa/client").unwrap(),
