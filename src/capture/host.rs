@@ -99,11 +99,17 @@ pub(super) fn ssh_port(line: &str) -> Option<BTreeSet<u16>> {
     let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
     let keyword = words.next()?.to_ascii_lowercase();
     let value = words.next()?;
-    match keyword.as_str() {
-        "port" => parse_ports(value).ok(),
-        "listenaddress" => parse_ports(value.rsplit_once(':')?.1).ok(),
-        _ => None,
-    }
+    let port = match keyword.as_str() {
+        "port" => value,
+        "listenaddress" => {
+            let (host, port) = value.rsplit_once(':')?;
+            // An IPv6 address has a port only after brackets (sshd_config(5)): its last group is none.
+            let is_host = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+            is_host.then_some(port)?
+        }
+        _ => return None,
+    };
+    parse_ports(port).ok().filter(|ports| !ports.is_empty())
 }
 
 /// The C library looks at three; more make rules without use.
@@ -119,6 +125,22 @@ const FILES: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_an_ipv6_address_is_no_port_of_ssh() {
+        let ports = |line| ssh_port(line).into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(ports("Port 2222"), [2222]);
+        assert_eq!(ports("ListenAddress [2001:db8::1]:2223"), [2223]);
+        assert_eq!(ports("listenaddress = 0.0.0.0:2224"), [2224]);
+        for none in [
+            "ListenAddress 2001:db8::8080",
+            "ListenAddress ::",
+            "ListenAddress [::",
+            "ListenAddress 10.0.0.1",
+        ] {
+            assert_eq!(ssh_port(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn link_local_addresses_are_read_with_their_interface() {
