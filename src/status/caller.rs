@@ -130,6 +130,14 @@ impl IntoResponse for Refusal {
 /// Whether a `Host` field means this machine by a name that nobody else can give it.
 fn is_local_name(host: &str) -> bool {
     let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    // Without a user, and with a port that is a number (RFC 9110 section 7.2).
+    let after = host.strip_prefix(authority.host());
+    let is_plain = after.is_some_and(|port| {
+        port.strip_prefix(':').unwrap_or(port).bytes().all(|digit| digit.is_ascii_digit())
+    });
+    if !is_plain {
+        return false;
+    }
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
@@ -191,6 +199,16 @@ mod tests {
         }
         for host in [None, Some("rebound.example:15020"), Some("localhost.example"), Some("")] {
             assert_eq!(reads(root(), "127.0.0.1:9", host), Err(Refusal(NAME)), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_field_has_no_user_and_a_port_that_is_a_number() {
+        for host in ["localhost", "localhost:", "LocalHost:15020", "[::1]:80", "127.0.0.1"] {
+            assert!(is_local_name(host), "{host}");
+        }
+        for host in ["[::1]:8oc0", "localhost:x", "a@localhost", "a:b@127.0.0.1:1", ":80", "::1]"] {
+            assert!(!is_local_name(host), "{host}");
         }
     }
 
