@@ -85,7 +85,8 @@ class Convergence(BothWays):
             found["metadata"].pop(field, None)
         found.pop("status", None)
         LAB.apply(json.dumps(found))
-        until("a request is answered", lambda: self.calls["vm2"]()[0] == 200)
+        # Each worker thread of the caller's Envoy gets the new listener in its own moment.
+        until("requests are answered", lambda: all(self.calls["vm2"]()[0] == 200 for _ in range(20)))
         with Load(self.calls["vm2"]) as load:
             until("requests go on", lambda: load.good + len(load.bad) > REQUESTS, limit=300)
         self.assertEqual(load.bad, [])
