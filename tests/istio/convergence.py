@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 
-from case import LAB, BothWays, Load
+from case import LAB, BothWays, Load, answers
 from lab import CONTROL_PLANE, STORY, until
 
 #: How long istiod keeps a machine without a stream (PILOT_WORKLOAD_ENTRY_GRACE_PERIOD), and a moment for it to act.
@@ -85,8 +85,7 @@ class Convergence(BothWays):
             found["metadata"].pop(field, None)
         found.pop("status", None)
         LAB.apply(json.dumps(found))
-        # Each worker thread of the caller's Envoy gets the new listener in its own moment.
-        until("requests are answered", lambda: all(self.calls["vm2"]()[0] == 200 for _ in range(20)))
+        until("requests are answered", lambda: answers(self.calls["vm2"]))
         with Load(self.calls["vm2"]) as load:
             until("requests go on", lambda: load.good + len(load.bad) > REQUESTS, limit=300)
         self.assertEqual(load.bad, [])

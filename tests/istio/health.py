@@ -4,7 +4,7 @@ import json
 import os
 import signal
 
-from case import LAB, Load, Traffic, on_both
+from case import LAB, Load, Traffic, answers, on_both
 from lab import CONTROL_PLANE, until
 from vm import Vm
 
@@ -103,7 +103,7 @@ class Health(Traffic):
             vm.until_ready()
         until("both are endpoints", lambda: self.endpoints() == {"10.99.0.12", "10.99.0.13"}, limit=60)
         call = lambda: LAB.curl("vm1", "http://details.internal.com/")
-        until("the story works", lambda: call()[0] == 200, limit=60)
+        until("the story works", lambda: answers(call), limit=60)
         loads = [Load(call) for _ in range(3)]
         for load in loads:
             load.__enter__()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::agent::outline;
 use crate::cli::progress::seconds;
@@ -34,7 +35,7 @@ pub(super) struct Outcome {
 impl Outcome {
     /// Puts it together from the daemon's status and what the proxy was told.
     pub(super) async fn find(status: &Value, settings: &Settings) -> Self {
-        let services = served(outline::admin_port(settings)).await.ok().flatten();
+        let services = services(outline::admin_port(settings)).await;
         Self {
             name: text(status, "/workload/name"),
             namespace: text(status, "/workload/namespace"),
@@ -83,6 +84,23 @@ impl Outcome {
     }
 }
 
+/// The services of the machine. istiod tells its proxy of them a moment after it has heard that the
+/// machine is healthy, so that none is believed only after a while.
+async fn services(admin_port: u16) -> Option<Vec<String>> {
+    let end = Instant::now() + SERVICES_TOLD;
+    loop {
+        let found = served(admin_port).await.ok().flatten();
+        let is_final = found.as_ref().is_none_or(|services| !services.is_empty());
+        if is_final || Instant::now() >= end {
+            return found;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// How long it takes istiod at most to tell the proxy of the machine's services.
+const SERVICES_TOLD: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// As many services as a sentence can name.
 const NAMED: usize = 3;
 
