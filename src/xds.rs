@@ -111,8 +111,8 @@ pub struct Inputs {
     /// What the machine says of itself; each change of it ends the stream to istiod and opens
     /// another.
     pub claims: watch::Receiver<Claims>,
-    /// Whether new inbound connections wait, as the relay has asked for
-    /// ([`Relay::inbound_delay`]). Without a sender nothing makes them wait.
+    /// Whether new inbound connections wait, as the relay has asked for ([`Relay::inbound_delay`]), or
+    /// cannot be made to. Without a sender nothing makes them wait.
     pub inbound_delayed: watch::Receiver<bool>,
 }
 

@@ -96,7 +96,7 @@ pub struct Keeper<F> {
     pub proxy: watch::Receiver<bool>,
     /// Until when new inbound connections wait.
     pub delay: watch::Receiver<Option<Instant>>,
-    /// Whether they do by the rules that are in place.
+    /// Whether they do, or cannot be made to.
     pub delayed: watch::Sender<bool>,
     /// Where the rules stand.
     pub state: watch::Sender<CaptureState>,
@@ -265,8 +265,11 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
                 () = turned(&mut self.delay, is_delayed), if !is_stuck => {
                     let free = self.ports_are_free(&applied);
                     applied = self.look(applied, free).await;
-                    // Tried again with the next look.
+                    // Tried again with the next look. Who waits for it waits in vain.
                     is_stuck = applied.delay_inbound == is_delayed;
+                    if is_stuck {
+                        self.delayed.send_replace(!is_delayed);
+                    }
                 }
                 () = gone, if self.policy == FailPolicy::Open => return,
                 _ = look.tick() => {

@@ -78,6 +78,12 @@ def signalled(vm, name):
     vm.exec("kill", f"-{name}", vm.exec("pgrep", "-x", "envoy").stdout.split()[0])
 
 
+def is_healthy(vm):
+    """Whether istiod holds the machine for healthy."""
+    conditions = LAB.entries()[vm.name].get("status", {}).get("conditions", [])
+    return [one["status"] for one in conditions if one["type"] == "Healthy"] == ["True"]
+
+
 def until_said(vm, words):
     """Until the agent has noticed."""
     until(f"the agent says that {words}", lambda: words in json.dumps(status(vm)), limit=60, pause=0.2)
@@ -192,7 +198,7 @@ RUNNING = [
     Fault("the agent is frozen", "daemon", "does not answer", "systemctl service-watchdogs no; systemctl kill --kill-whom=main --signal=STOP vm-agent",
           "systemctl kill --kill-whom=main --signal=CONT vm-agent; systemctl service-watchdogs yes"),
     Fault("Envoy is frozen", "proxy-process", "does not answer", lambda vm: (signalled(vm, "STOP"), until_said(vm, "the proxy's admin interface does not answer")),
-          lambda vm: signalled(vm, "CONT")),
+          lambda vm: (signalled(vm, "CONT"), until("istiod holds it for healthy", lambda: is_healthy(vm), pause=0.1))),
     Fault("somebody flushes the firewall all the time", "capture", "somebody else",
           lambda vm: (vm.exec("systemd-run", "--quiet", "--unit=flusher", "sh", "-c", "while :; do nft flush ruleset; done"), until_said(vm, "somebody else removed or changed the redirect rules")),
           "systemctl stop flusher"),
