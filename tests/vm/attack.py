@@ -1,5 +1,7 @@
 """What an ordinary user of a machine, or a fault that comes again and again, can do to the service: nothing that lasts."""
 
+import os
+
 from bed import curl, joined, status, until, until_ready
 from case import Case
 
@@ -23,6 +25,8 @@ while time.monotonic() < end:
         pass
 print(tries)
 """
+#: Seconds of each flood; the promise is tried with 60.
+FLOOD_SECONDS = os.environ.get("VM_AGENT_FLOOD_SECONDS", "8")
 #: Somebody else has the agent's port.
 TAKEN = "import socket, time; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('0.0.0.0', 15020)); s.listen(); time.sleep(600)"
 
@@ -66,7 +70,7 @@ class Attack(Case):
         before, restarts = status(self.vm)["pid"], self.shown("NRestarts")
         for kind, target in (("unix", "/run/vm-agent/admin.sock"), ("unix", "/run/vm-agent/sds.sock"), ("unix", "/run/vm-agent/xds.sock"), ("tcp", "15020")):
             lines = len(self.vm.journal().splitlines())
-            self.vm.exec("systemd-run", "--quiet", "--unit=flood", "--property=User=nobody", "python3", "/opt/legacy/flood.py", "8", kind, target)
+            self.vm.exec("systemd-run", "--quiet", "--unit=flood", "--property=User=nobody", "python3", "/opt/legacy/flood.py", FLOOD_SECONDS, kind, target)
             asked = 0
             while self.vm.exec("systemctl", "is-active", "--quiet", "flood", check=False).returncode == 0:
                 self.assertEqual(self.vm.exec("getent", "ahostsv4", "caller.internal.com", check=False).returncode, 0, f"no name during the flood of {target}")
