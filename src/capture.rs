@@ -143,6 +143,19 @@ pub struct ProxyPorts {
 }
 
 impl ProxyPorts {
+    /// Istio's ports, and this one for orders to the proxy.
+    #[must_use]
+    pub const fn with_admin(admin: u16) -> Self {
+        Self {
+            outbound: 15_001,
+            inbound: 15_006,
+            tunnel: 15_008,
+            admin,
+            health: 15_021,
+            metrics: 15_090,
+        }
+    }
+
     /// All of them, those that connections are redirected to first.
     #[must_use]
     pub fn all(&self) -> [u16; 6] {

@@ -20,6 +20,7 @@ struct Input<'a> {
     ipv6: u8,
     tproxy: bool,
     drop_invalid: bool,
+    delay_inbound: bool,
 }
 
 fuzz_target!(|input: Input<'_>| {
@@ -31,14 +32,7 @@ fuzz_target!(|input: Input<'_>| {
         backend: Backend::Nftables,
         interception: if input.tproxy { Interception::Tproxy } else { Interception::Redirect },
         owner: Owner { uid: 1337, gid: 1337 },
-        proxy_ports: ProxyPorts {
-            outbound: 15001,
-            inbound: 15006,
-            tunnel: 15008,
-            admin: 15000,
-            health: 15021,
-            metrics: 15090,
-        },
+        proxy_ports: ProxyPorts::with_admin(15000),
         inbound: Inbound { ports, excluded: excluded.clone() },
         outbound: Outbound {
             ranges: if ranges.is_empty() { Ranges::All } else { Ranges::Only(ranges.clone()) },
@@ -57,6 +51,7 @@ fuzz_target!(|input: Input<'_>| {
             _ => Ipv6::Leave,
         },
         drop_invalid: input.drop_invalid,
+        delay_inbound: input.delay_inbound,
     };
     let (table, tables) = rendered(&config);
     assert_eq!(table.matches('{').count(), table.matches('}').count());

@@ -113,14 +113,7 @@ mod tests {
    3: 0100007F:D3F4 0100007F:3A9E 01 00000000:00000000 00:00000000 00000000     9        0 30 1
    4: 00000000:3AAE 00000000:0000 0A 00000000:00000000 00:00000000 00000000     9        0 31 1
 ";
-    const PORTS: ProxyPorts = ProxyPorts {
-        outbound: 15001,
-        inbound: 15006,
-        tunnel: 15008,
-        admin: 15000,
-        health: 15021,
-        metrics: 15090,
-    };
+    const PORTS: ProxyPorts = ProxyPorts::with_admin(15000);
 
     fn found(ipv6: bool) -> Listeners {
         let found = listening(TABLE.as_bytes());

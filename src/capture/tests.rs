@@ -13,14 +13,7 @@ pub(super) fn config() -> Config {
         backend: Backend::Nftables,
         interception: Interception::Redirect,
         owner: Owner { uid: 1337, gid: 1338 },
-        proxy_ports: ProxyPorts {
-            outbound: 15001,
-            inbound: 15006,
-            tunnel: 15008,
-            admin: 15000,
-            health: 15021,
-            metrics: 15090,
-        },
+        proxy_ports: ProxyPorts::with_admin(15000),
         inbound: Inbound { ports: Ports::All, excluded: BTreeSet::from([22, 15020]) },
         outbound: Outbound {
             ranges: Ranges::All,

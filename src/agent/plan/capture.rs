@@ -85,14 +85,7 @@ pub(super) fn capture(
     let capture = Capture::new(paths.capture_journal())
         .with_launcher(launch_socket(paths))
         .with_restore_at_boot(wanted.fail_policy == FailPolicy::Closed);
-    let proxy_ports = ProxyPorts {
-        outbound: 15_001,
-        inbound: 15_006,
-        tunnel: 15_008,
-        admin: super::outline::admin_port(settings),
-        health: 15_021,
-        metrics: 15_090,
-    };
+    let proxy_ports = ProxyPorts::with_admin(super::outline::admin_port(settings));
     let config = Config {
         backend,
         interception: wanted.interception,
