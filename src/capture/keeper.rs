@@ -174,6 +174,8 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     /// Waits for the proxy; false when nobody supervises it any more. Rules of an earlier agent do
     /// not lead to a proxy that is gone for as long as that takes.
     async fn proxy_comes(&mut self, held: &mut Held) -> bool {
+        // Without rules, nobody can be made to wait.
+        self.delayed.send_replace(true);
         let begun = Instant::now();
         let mut look = ticks();
         let mut is_taken = false;
@@ -208,11 +210,13 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
     async fn apply_until_it_works(&self) -> Config {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            self.delayed.send_replace(false);
             let config = self.config();
             if self.policy == FailPolicy::Open
                 && let Err(error) = self.ports_are_free(&config)
             {
                 self.failed(&error);
+                self.delayed.send_replace(true);
                 sleep(backoff.next_delay()).await;
                 continue;
             }
@@ -235,6 +239,7 @@ impl<F: Fn() -> Config + Send> Keeper<F> {
                     if matches!(error, ApplyError::Probe(_)) {
                         return config;
                     }
+                    self.delayed.send_replace(true);
                 }
             }
             sleep(backoff.next_delay()).await;

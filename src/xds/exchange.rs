@@ -59,7 +59,7 @@ pub(super) async fn exchange<U: Upstream>(
     let (acknowledge, acknowledgements) = watch::channel(None);
     session.shared.ledger.stream_begins();
     let progress = Progress::default();
-    let standstill = Standstill::new(session.shared.config.notice);
+    let standstill = &session.shared.standstill;
     let health = session.shared.inputs.health.clone();
     let mut claims = session.shared.inputs.claims.clone();
     let Claims { workload, opening } = claims.borrow_and_update().clone();
@@ -70,11 +70,12 @@ pub(super) async fn exchange<U: Upstream>(
     let convergence = &session.shared.convergence;
     let now = workload.as_ref().unwrap_or(&session.shared.config.workload);
     convergence.begin(session.number, now);
+    standstill.begin(matches!(*health.borrow(), Some(Health::Healthy)));
     let up = Upward {
         session,
         queue,
         progress: &progress,
-        standstill: &standstill,
+        standstill,
         acknowledgements,
         health,
         workload,
@@ -85,7 +86,7 @@ pub(super) async fn exchange<U: Upstream>(
         session,
         line,
         progress: &progress,
-        standstill: &standstill,
+        standstill,
         held: VecDeque::new(),
         acknowledge,
         began: Instant::now(),
@@ -94,7 +95,7 @@ pub(super) async fn exchange<U: Upstream>(
         status = up.run(requests) => return End::Envoy(status),
         error = down.run(request) => error,
         error = progress.silence() => error,
-        () = rejections::resubscription(session, &standstill) => {
+        () = rejections::resubscription(session) => {
             return End::Renewed { answered: true };
         }
         () = services_complete(session) => return End::Renewed { answered: true },
@@ -232,6 +233,11 @@ impl<U: Upstream> Upward<'_, U> {
                     let Session { shared, flavour, number, .. } = self.session;
                     let is_same = self.workload.is_none();
                     shared.convergence.envoy_asks(*number, *flavour, &message, is_same);
+                    let is_new = flavour.held_clusters(&message).is_none();
+                    self.standstill.envoy_asks(is_new);
+                    if is_new {
+                        shared.delay_inbound(START_DELAY).await;
+                    }
                 }
                 request.type_url == wire::LISTENER
             }
@@ -259,16 +265,12 @@ impl<U: Upstream> Upward<'_, U> {
         let Session { shared, flavour, number, .. } = self.session;
         let is_healthy = |now: &Option<Health>| matches!(now, Some(Health::Healthy));
         if is_healthy(&self.health.borrow()) && shared.convergence.makes_endpoint(*number) {
-            shared.delay_inbound().await;
+            shared.delay_inbound(REPORT_DELAY).await;
         }
         let Some(now) = self.health.borrow_and_update().clone() else { return };
         self.standstill.told(&now);
         self.send(flavour.health(&now)).await;
-        let healthy = matches!(now, Health::Healthy);
-        if !healthy {
-            shared.admit_inbound();
-        }
-        shared.convergence.reported(*number, healthy);
+        shared.convergence.reported(*number, matches!(now, Health::Healthy));
     }
 
     async fn send(&self, message: Bytes) {
@@ -444,6 +446,13 @@ impl<U: Upstream> Downward<'_, U> {
 const REQUESTS: usize = 1024;
 /// The largest response of istiod: far above that of any mesh seen, far below what breaks a host.
 const RESPONSE_LIMIT: usize = 256 << 20;
+/// How long new inbound connections wait after an Envoy has started, at most: those of callers that have
+/// not heard that the one before has ended come before this one has services, and before the workload
+/// has been probed.
+const START_DELAY: Duration = Duration::from_secs(5);
+/// How long new inbound connections wait after a report of health, at most: a machine that no service
+/// selects has no services. A client's kernel repeats the first packet after one second and after three.
+const REPORT_DELAY: Duration = Duration::from_secs(2);
 /// How long to wait when there is no connection for a new stream.
 const NO_SPARE: Duration = Duration::from_secs(1);
 /// Responses that are held back at most.

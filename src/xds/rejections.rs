@@ -16,7 +16,6 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::session::Session;
-use super::standstill::Standstill;
 use super::upstream::Upstream;
 use crate::base::backoff::{Backoff, Retry};
 use crate::base::clock;
@@ -94,7 +93,7 @@ fn default_hint() -> String {
 
 /// Waits until a new stream is due for what Envoy has rejected, and makes the connection for it
 /// beforehand. A machine that is leaving gets none: Envoy shall keep what it has.
-pub(super) async fn resubscription<U: Upstream>(session: &Session<U>, standstill: &Standstill) {
+pub(super) async fn resubscription<U: Upstream>(session: &Session<U>) {
     let ledger = &session.shared.ledger;
     let mut state = ledger.watch();
     loop {
@@ -115,7 +114,7 @@ pub(super) async fn resubscription<U: Upstream>(session: &Session<U>, standstill
             () = renewal => true,
             _ = state.wait_for(|state| state.rejections.is_empty()) => false,
         };
-        if is_due && !state.borrow().rejections.is_empty() && !standstill.holds() {
+        if is_due && !state.borrow().rejections.is_empty() && !session.shared.standstill.holds() {
             return;
         }
     }

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::convergence::{Convergence, Report};
 use super::rejections;
+use super::standstill::Standstill;
 use super::state::{Ledger, Phase};
 use super::upstream::{Line, StreamError};
 use super::wire::Request;
@@ -31,6 +32,8 @@ pub(super) struct Shared<U> {
     pub(super) names: watch::Sender<Option<Arc<Names>>>,
     /// Whether istiod has sent the services of this machine.
     pub(super) convergence: Convergence,
+    /// What Envoy keeps while the others hear that this machine leaves.
+    pub(super) standstill: Standstill,
     /// Until when new inbound connections are to wait.
     pub(super) inbound_delay: watch::Sender<Option<Instant>>,
     clock: SharedClock,
@@ -50,6 +53,7 @@ impl<U> Shared<U> {
         tasks: Tasks,
     ) -> Self {
         let convergence = Convergence::new(config.services_file.clone());
+        let standstill = Standstill::new(config.notice);
         Self {
             config,
             upstream,
@@ -58,6 +62,7 @@ impl<U> Shared<U> {
             ledger: Ledger::new(),
             names: watch::Sender::new(None),
             convergence,
+            standstill,
             inbound_delay: watch::Sender::new(None),
             clock,
             rejections: Mutex::new(rejections::pauses()),
@@ -112,11 +117,11 @@ impl<U> Shared<U> {
         self.report(number, |ledger| ledger.services(report, self.clock.now()));
     }
 
-    /// Makes new inbound connections wait until the services are there. Returns when they do, or
-    /// cannot be made to.
-    pub(super) async fn delay_inbound(&self) {
+    /// Makes new inbound connections wait until the services are there, or this time has passed. Returns
+    /// when they do, or cannot be made to.
+    pub(super) async fn delay_inbound(&self, limit: Duration) {
         let mut delayed = self.inputs.inbound_delayed.clone();
-        self.inbound_delay.send_replace(Some(Instant::now() + INBOUND_DELAY));
+        self.inbound_delay.send_replace(Some(Instant::now() + limit));
         let placed = timeout(DELAY_PLACED, delayed.wait_for(|is_delayed| *is_delayed)).await;
         if placed.is_err() {
             debug!("New inbound connections cannot be made to wait for the services.");
@@ -272,10 +277,7 @@ const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 const LATER: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// A stream that worked this long was no part of a row of failures.
 const STEADY: Duration = Duration::from_secs(10);
-/// How long new inbound connections wait for the services at most: a machine that no service selects
-/// has none. A client's kernel repeats the first packet after one second and after three.
-const INBOUND_DELAY: Duration = Duration::from_secs(2);
-/// How long a report of health waits for the rule that makes them wait.
+/// How long Envoy, or a report of health, waits for the rule that makes new connections wait.
 const DELAY_PLACED: Duration = Duration::from_secs(1);
 /// Envoy returns within half a second; a connection that waited much longer may be dead.
 const SPARE_LIMIT: Duration = Duration::from_secs(60);

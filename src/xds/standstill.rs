@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Health, wire};
 
-/// The standstill of one stream.
+/// The standstill of one Envoy, over all its streams: istiod may restart, or the stream break, while the
+/// others are hearing of it.
 pub(super) struct Standstill {
     /// How long the others have to hear of it.
     notice: Duration,
@@ -22,7 +23,7 @@ pub(super) struct Standstill {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Istiod has not heard in this stream that the machine takes requests.
+    /// Istiod has not heard that the machine takes requests since this Envoy started.
     Unknown,
     /// It takes requests.
     Serving,
@@ -37,10 +38,33 @@ impl Standstill {
         Self { notice, stage: watch::Sender::new(Stage::Unknown) }
     }
 
-    /// Istiod is told this.
+    /// A stream of Envoy to istiod begins.
     ///
-    /// A machine that takes requests again gets a new stream, which says what is so by then: what
-    /// is held back is not worth passing any more.
+    /// A machine that takes requests again gets a new stream, which says what is so by then: what was
+    /// held back on the one before is not worth passing any more.
+    pub(super) fn begin(&self, is_healthy: bool) {
+        self.stage.send_if_modified(|stage| {
+            let is_over = is_healthy && matches!(stage, Stage::Until(_) | Stage::ToTheEnd);
+            if is_over {
+                *stage = Stage::Serving;
+            }
+            is_over
+        });
+    }
+
+    /// Envoy asks for clusters for the first time on a stream: a new process, or one that has some from
+    /// an earlier stream, maybe of an earlier agent.
+    pub(super) fn envoy_asks(&self, is_new: bool) {
+        self.stage.send_modify(|stage| {
+            *stage = match *stage {
+                _ if is_new => Stage::Unknown,
+                Stage::Unknown => Stage::Serving,
+                same => same,
+            };
+        });
+    }
+
+    /// Istiod is told this.
     pub(super) fn told(&self, health: &Health) {
         self.stage.send_modify(|stage| {
             *stage = match (health, *stage) {

@@ -352,15 +352,20 @@ async fn new_connections_wait_from_before_the_report_until_envoy_has_the_service
             Option<tokio::time::Instant>,
         >| delay.borrow_and_update().is_some();
         world.delayed.send_replace(false);
-        world.health.send_replace(Some(Health::Healthy));
         let mut envoy = world.envoy(path).await;
         envoy.send(asks(path, &[])).await;
         envoy.send(request(path, LISTENER, "")).await;
         let mut stream = world.istiod.stream().await;
+        delay.wait_for(Option::is_some).await.unwrap();
+        assert!(stream.is_quiet_for(Duration::from_millis(900)).await, "nothing asked for before");
+        world.delayed.send_replace(true);
         for _ in 0..3 {
             stream.receive().await;
         }
-        delay.wait_for(Option::is_some).await.unwrap();
+        let until = delay.borrow_and_update().unwrap();
+        world.delayed.send_replace(false);
+        world.health.send_replace(Some(Health::Healthy));
+        delay.wait_for(|now| now.is_some_and(|now| now < until)).await.unwrap();
         assert!(stream.is_quiet_for(Duration::from_millis(900)).await, "not reported before");
         world.delayed.send_replace(true);
         assert_eq!(stream.receive().await, flavour(path).health(&Health::Healthy));
@@ -382,16 +387,41 @@ async fn new_connections_wait_from_before_the_report_until_envoy_has_the_service
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_of_health_waits_for_the_rule_for_a_limited_time() {
+async fn envoy_and_a_report_of_health_wait_for_the_rule_for_a_limited_time() {
     let mut world = World::new().await;
     world.delayed.send_replace(false);
     let start = tokio::time::Instant::now();
     world.health.send_replace(Some(Health::Healthy));
-    let (mut envoy, mut stream) = next(&mut world, DELTA, &[]).await;
-    assert_eq!(start.elapsed(), Duration::from_secs(1));
-    let unhealthy = Health::Unhealthy { message: "sick".to_owned() };
-    world.health.send_replace(Some(unhealthy.clone()));
-    assert_eq!(stream.receive().await, flavour(DELTA).health(&unhealthy));
-    assert_eq!(*world.relay.inbound_delay().borrow(), None, "nobody is sent to it");
-    assert!(envoy.is_held_for(Duration::from_millis(1)).await);
+    let (_envoy, _stream) = next(&mut world, DELTA, &[]).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_leaving_envoy_keeps_it_keeps_over_streams() {
+    for path in [DELTA, SOTW] {
+        let mut world = World::new().await;
+        let (mut envoy, mut stream) = serving(&mut world, path).await;
+        let leaving = Health::Leaving { message: "it stops".to_owned() };
+        world.health.send_replace(Some(leaving));
+        // The report.
+        stream.receive().await;
+        // istiod restarts at that moment, and configures what it has noted.
+        world.istiod.cut(true);
+        assert_eq!(envoy.end().await, Code::Ok);
+        let (mut envoy, stream) = next(&mut world, path, &[OUTBOUND, INBOUND]).await;
+        stream.send(clusters(flavour(path), &[OUTBOUND])).await;
+        assert!(envoy.is_held_for(LONG).await, "{path}");
+        // The next process has nothing to keep.
+        let (mut envoy, stream) = next(&mut world, path, &[]).await;
+        sends(path, &stream, &mut envoy, &[OUTBOUND]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_ends_right_after_its_start_lets_envoy_keep_what_it_has() {
+    let mut world = World::new().await;
+    world.health.send_replace(Some(Health::Leaving { message: "it stops".to_owned() }));
+    let (mut envoy, stream) = next(&mut world, DELTA, &[OUTBOUND, INBOUND]).await;
+    stream.send(clusters(Flavour::Delta, &[OUTBOUND])).await;
+    assert!(envoy.is_held_for(LONG).await);
 }
