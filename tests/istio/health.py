@@ -117,3 +117,32 @@ class Health(Traffic):
         for load in loads:
             load.__exit__()
         self.assertEqual([bad for load in loads for bad in load.bad], [])
+
+    @on_both
+    def test_a_denied_request_is_denied_at_every_moment_of_a_machine_that_comes_and_goes(self):
+        self.serve("vm2")
+        self.serve("vm3")
+        for vm in (self.vm1, self.vm2):
+            vm.join()
+        for vm in (self.vm1, self.vm2):
+            vm.until_ready()
+        until("the story works", lambda: answers(lambda: LAB.curl("vm1", "http://details.internal.com/")), limit=60)
+        denied = [Load(lambda: LAB.curl("vm1", "http://details.internal.com/secret")) for _ in range(4)]
+        for load in denied:
+            load.__enter__()
+        enough = lambda: until("requests go on", lambda: (before := [len(load.bad) for load in denied]) and until("", lambda: all(
+            len(load.bad) > old + 5 for load, old in zip(denied, before))))
+        for _ in range(RETURNS):
+            self.vm3.join().until_ready()
+            until("both are endpoints", lambda: self.endpoints() == {"10.99.0.12", "10.99.0.13"}, limit=60)
+            enough()
+            self.assertEqual(self.vm3.command("proxy", "restart").returncode, 0)
+            self.vm3.until_ready()
+            enough()
+            self.assertEqual(self.vm3.stop(), 0)
+            self.vm3.reset()
+            enough()
+        for load in denied:
+            load.__exit__()
+        print(f"\n{self.id()}: {sum(len(load.bad) for load in denied)} requests", flush=True)
+        self.assertEqual([load.good for load in denied], [0] * len(denied))
