@@ -93,6 +93,9 @@ pub struct Config {
     pub name_table: bool,
     /// Who Envoy was started as.
     pub workload: Arc<Workload>,
+    /// Whether istiod may know labels of the workload that Envoy's node does not have: the entry is not
+    /// made by the machine.
+    pub labels_of_entry: bool,
     /// Where the ports that istiod has configured are kept over restarts of the agent.
     pub services_file: Option<PathBuf>,
     /// How long the other proxies have to hear that this machine takes no more requests, while its

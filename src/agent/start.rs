@@ -251,6 +251,7 @@ fn open_relay(
         peers: proxy_peers(&plan.envoy),
         name_table: plan.names.is_some(),
         workload: Arc::new(plan.workload.clone()),
+        labels_of_entry: plan.registration.mode != crate::registry::Mode::Kubernetes,
         services_file: Some(plan.paths.services_record()),
         notice: plan.registration.leave_delay,
     };

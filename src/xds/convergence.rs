@@ -14,6 +14,11 @@
 //! Without any evidence a change is followed by one resubscription, since a lost race looks like a
 //! machine that no service selects.
 //!
+//! The *labels* by which policies select a workload are looked up at the beginning of a stream, too, and at
+//! few pushes (Istio `model/context.go`, `SetWorkloadLabels`). Where Envoy's node lacks labels of the
+//! WorkloadGroup, services that are pushed later may come without their policies: a DENY would not hold. So
+//! they do not reach Envoy; a new stream begins, and istiod looks up both.
+//!
 //! While services are missing, Envoy keeps the clusters, listeners and routes that it has, for
 //! [`HOLD`] at most.
 
@@ -51,6 +56,8 @@ struct State {
     /// Its addresses.
     own: Vec<String>,
     kept: Option<BTreeSet<u16>>,
+    /// Whether istiod may know labels that Envoy's node does not have.
+    labels_of_entry: bool,
 }
 
 /// What follows from the comparison at one moment.
@@ -83,7 +90,7 @@ pub(super) struct Report {
 
 impl Convergence {
     /// A comparison that keeps what it expects in this file.
-    pub(super) fn new(file: Option<PathBuf>) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, labels_of_entry: bool) -> Self {
         let state = State {
             memory: Memory::default(),
             view: View::default(),
@@ -91,6 +98,7 @@ impl Convergence {
             subject: None,
             own: Vec::new(),
             kept: None,
+            labels_of_entry,
         };
         Self { state: Mutex::new(state), changed: watch::Sender::new(()), file }
     }
@@ -249,12 +257,16 @@ impl Convergence {
     /// Until when clusters, listeners and routes are held back from Envoy.
     pub(super) fn holds_until(&self, stream: u64) -> Option<Instant> {
         let mut state = self.locked();
-        if state.stream != stream || !state.view.envoy_holds || state.memory.was_unhealthy {
+        if state.stream != stream {
+            return None;
+        }
+        let lacks_policies = state.lacks_policies();
+        if !lacks_policies && (!state.view.envoy_holds || state.memory.was_unhealthy) {
             return None;
         }
         // What is held back is not passed when the services come after it: it would take them away
         // for a moment. A new stream, which is due then, brings all of it in one piece.
-        if state.missing()?.is_empty() && !state.view.held {
+        if state.missing()?.is_empty() && !state.view.held && !lacks_policies {
             return None;
         }
         let since = *state.memory.lacking_since.get_or_insert_with(Instant::now);
@@ -322,6 +334,11 @@ impl Decision {
 }
 
 impl State {
+    /// Whether services may have come without the policies that select this workload by its labels.
+    fn lacks_policies(&self) -> bool {
+        self.labels_of_entry && self.view.late && self.memory.tries < LABEL_TRIES
+    }
+
     /// Expected ports for which there is no inbound cluster; `None` before istiod has sent any.
     fn missing(&self) -> Option<BTreeSet<u16>> {
         let ports = self.view.ports()?;
@@ -449,6 +466,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const SLOWEST: Duration = Duration::from_secs(60);
 /// How many times istiod's time for its first response are allowed for it to take note.
 const ANSWERS: u32 = 4;
+/// How many streams in a row are opened for labels at most.
+const LABEL_TRIES: u32 = 3;
 /// When a change without any evidence is followed by a resubscription.
 const BLIND: Duration = Duration::from_secs(1);
 /// A connection is made beforehand for a stream that is due within this time.

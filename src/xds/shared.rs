@@ -52,7 +52,7 @@ impl<U> Shared<U> {
         clock: SharedClock,
         tasks: Tasks,
     ) -> Self {
-        let convergence = Convergence::new(config.services_file.clone());
+        let convergence = Convergence::new(config.services_file.clone(), config.labels_of_entry);
         let standstill = Standstill::new(config.notice);
         Self {
             config,

@@ -511,6 +511,7 @@ async fn serves_at_a_unix_socket() {
         peers: Peers::new(vec![me]),
         name_table: false,
         workload: Arc::new(workload("10.0.0.1")),
+        labels_of_entry: false,
         services_file: None,
         notice: NOTICE,
     };

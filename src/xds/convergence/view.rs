@@ -18,6 +18,8 @@ pub(super) struct View {
     pub(super) envoy_serves: bool,
     /// The names of inbound clusters; `None` before the first response for clusters.
     inbound: Option<BTreeSet<String>>,
+    /// Whether inbound clusters came after the first response for clusters.
+    pub(super) late: bool,
     /// Whether clusters were pushed after the report: istiod has taken note of it.
     pub(super) pushed: bool,
     /// Clusters whose endpoints contain this machine, with its ports.
@@ -46,7 +48,9 @@ impl View {
         sources: &BTreeMap<u16, BTreeSet<String>>,
     ) {
         self.pushed |= self.reported.is_some() && self.inbound.is_some();
+        let is_first = self.inbound.is_none();
         let mut inbound = self.inbound.take().unwrap_or_default();
+        let before = inbound.clone();
         if complete {
             inbound.clear();
             self.present.clear();
@@ -68,6 +72,7 @@ impl View {
         if complete {
             self.named.retain(|name, _| self.present.contains(name));
         }
+        self.late |= !is_first && !inbound.is_subset(&before);
         self.inbound = Some(inbound);
     }
 

@@ -425,3 +425,38 @@ async fn an_agent_that_ends_right_after_its_start_lets_envoy_keep_what_it_has() 
     stream.send(clusters(Flavour::Delta, &[OUTBOUND])).await;
     assert!(envoy.is_held_for(LONG).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn services_that_may_lack_their_policies_do_not_reach_envoy() {
+    for path in [DELTA, SOTW] {
+        let mut world = World::grouped().await;
+        world.health.send_replace(Some(Health::Healthy));
+        let (mut envoy, stream) = next(&mut world, path, &[]).await;
+        sends(path, &stream, &mut envoy, &[OUTBOUND]).await;
+        stream.send(clusters(flavour(path), &[OUTBOUND, INBOUND])).await;
+        assert_eq!(envoy.end().await, Code::Ok, "{path}");
+        let (mut envoy, stream) = next(&mut world, path, &[OUTBOUND]).await;
+        sends(path, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
+        assert!(envoy.is_held_for(LONG).await);
+        // A push that brings nothing new is no reason.
+        sends(path, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
+        assert!(envoy.is_held_for(LONG).await);
+        assert_eq!(services(&world).resubscriptions, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_istiod_that_always_pushes_services_later_is_asked_a_few_times() {
+    let mut world = World::grouped().await;
+    world.health.send_replace(Some(Health::Healthy));
+    for _ in 0..3 {
+        let (mut envoy, stream) = next(&mut world, DELTA, &[]).await;
+        sends(DELTA, &stream, &mut envoy, &[OUTBOUND]).await;
+        stream.send(clusters(Flavour::Delta, &[OUTBOUND, INBOUND])).await;
+        assert_eq!(envoy.end().await, Code::Ok);
+    }
+    let (mut envoy, stream) = next(&mut world, DELTA, &[]).await;
+    sends(DELTA, &stream, &mut envoy, &[OUTBOUND]).await;
+    sends(DELTA, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
+    assert!(envoy.is_held_for(LONG).await);
+}

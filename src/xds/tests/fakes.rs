@@ -50,11 +50,20 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new() -> Self {
-        Self::keeping(None).await
+        Self::with(None, false).await
+    }
+
+    /// The same, where istiod makes the machine's entry from a group.
+    pub(super) async fn grouped() -> Self {
+        Self::with(None, true).await
     }
 
     /// The same, with a relay that keeps the ports of the machine's services in this file.
     pub(super) async fn keeping(services_file: Option<PathBuf>) -> Self {
+        Self::with(services_file, false).await
+    }
+
+    async fn with(services_file: Option<PathBuf>, labels_of_entry: bool) -> Self {
         let (tasks, _) = Tasks::new();
         let (wire, istiod) = istiod(&tasks);
         let health = watch::Sender::new(None);
@@ -71,6 +80,7 @@ impl World {
             peers: Peers::new(vec![]),
             name_table: true,
             workload: Arc::new(super::workload("10.0.0.1")),
+            labels_of_entry,
             services_file,
             notice: super::NOTICE,
         };
