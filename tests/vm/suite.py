@@ -16,6 +16,7 @@ from boot import *
 from disruption import *
 from gone import *
 from images import *
+from outside import *
 from sandbox import *
 from story import *
 from trouble import *
