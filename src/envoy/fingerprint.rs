@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use serde_json::{Map, Value};
 
 use super::process::{BOOTSTRAP, arguments};
 use super::{Config, ProxyUser};
@@ -16,8 +17,10 @@ pub(super) struct Fingerprint {
     /// Of the process: binary (its place and its file), user, arguments, and the port by which it is
     /// told what to do. A package that replaces the binary changes it.
     pub(super) process: String,
-    /// Of the bootstrap.
+    /// Of the bootstrap without what the relay says anew.
     bootstrap: String,
+    /// Of what it says anew: who and where the machine was.
+    node: String,
     /// Of the agent that made the bootstrap.
     pub(super) version: String,
 }
@@ -27,8 +30,9 @@ pub(super) struct Fingerprint {
 pub(super) enum Fit {
     /// What it would start itself.
     Same,
-    /// The same process, with another bootstrap, which another version of the agent has made. It is
-    /// as good as on the day before, and worth more than what is new in ours.
+    /// The same process, with another bootstrap, which another version of the agent has made, or which
+    /// is of a time when the machine had other addresses or labels: istiod is told the present ones all the
+    /// same. It is as good as on the day before, and worth more than what is new in ours.
     Older,
     /// Something else.
     Other,
@@ -37,11 +41,11 @@ pub(super) enum Fit {
 impl Fingerprint {
     /// The fingerprint of what a configuration starts.
     pub(super) fn of(config: &Config) -> Self {
-        let mut bootstrap = Digest::new();
-        bootstrap.add(config.bootstrap.to_string().as_bytes());
+        let (bootstrap, node) = parts(config.bootstrap.clone());
         Self {
             process: Self::process_of(config),
-            bootstrap: bootstrap.finish(),
+            bootstrap: Digest::of(&bootstrap),
+            node: Digest::of(&node),
             version: config.version.clone(),
         }
     }
@@ -66,10 +70,10 @@ impl Fingerprint {
     pub(super) fn fits(&self, other: &Self) -> Fit {
         if self.process != other.process {
             Fit::Other
-        } else if self.bootstrap == other.bootstrap {
-            Fit::Same
-        } else if self.version == other.version {
+        } else if self.bootstrap != other.bootstrap && self.version == other.version {
             Fit::Other
+        } else if self.bootstrap == other.bootstrap && self.node == other.node {
+            Fit::Same
         } else {
             Fit::Older
         }
@@ -78,7 +82,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(to, "{}:{}:{}", self.process, self.bootstrap, self.version)
+        write!(to, "{}:{}:{}:{}", self.process, self.bootstrap, self.node, self.version)
     }
 }
 
@@ -90,10 +94,26 @@ impl FromStr for Fingerprint {
     type Err = NoFingerprint;
 
     fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        let mut parts = text.splitn(4, ':').map(str::to_owned);
         let mut part = || parts.next().ok_or(NoFingerprint);
-        Ok(Self { process: part()?, bootstrap: part()?, version: part()? })
+        Ok(Self { process: part()?, bootstrap: part()?, node: part()?, version: part()? })
     }
+}
+
+/// A bootstrap without the parts of its node that the relay says anew for the machine as it is now
+/// (`xds/node.rs`), and these parts. The cluster's name follows the labels.
+fn parts(mut bootstrap: Value) -> (Value, Value) {
+    let mut parts = Map::new();
+    for (place, names) in [
+        ("/node", &["id", "cluster", "locality"][..]),
+        ("/node/metadata", &["INSTANCE_IPS", "LABELS", "NETWORK", "STATIC_LABELS"]),
+    ] {
+        let Some(fields) = bootstrap.pointer_mut(place).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        parts.extend(names.iter().filter_map(|name| fields.remove_entry(*name)));
+    }
+    (bootstrap, Value::Object(parts))
 }
 
 struct Digest(Context);
@@ -101,6 +121,12 @@ struct Digest(Context);
 impl Digest {
     fn new() -> Self {
         Self(Context::new(&SHA256))
+    }
+
+    fn of(value: &Value) -> String {
+        let mut digest = Self::new();
+        digest.add(value.to_string().as_bytes());
+        digest.finish()
     }
 
     /// With its length, so that no two lists of parts are the same text.

@@ -133,9 +133,9 @@ mod tests {
     fn a_process_is_known_by_what_it_was_started_with_until_it_is_condemned() {
         let directory = tempfile::tempdir().unwrap();
         let note = Note::new(directory.path());
-        note.write(std::process::id(), "process:bootstrap:1.0.0").unwrap();
+        note.write(std::process::id(), "process:bootstrap:node:1.0.0").unwrap();
         let noted = note.living().unwrap();
-        assert_eq!(noted.fingerprint.clone().unwrap().to_string(), "process:bootstrap:1.0.0");
+        assert_eq!(noted.fingerprint.clone().unwrap().to_string(), "process:bootstrap:node:1.0.0");
         assert!(noted.age().unwrap() < Duration::from_secs(3600));
         note.condemn().unwrap();
         assert_eq!(note.living().unwrap().fingerprint, None);

@@ -255,7 +255,7 @@ async fn a_proxy_that_was_started_with_something_else_is_ended_before_a_new_one_
     let directory = tempfile::tempdir().unwrap();
     let first = config(directory.path(), "exec sleep 600");
     let mut other_bootstrap = first.clone();
-    other_bootstrap.bootstrap = serde_json::json!({"node": {"id": "other"}});
+    other_bootstrap.bootstrap = serde_json::json!({"node": {"metadata": {"NAME": "other"}}});
     let mut other_level = other_bootstrap.clone();
     other_level.log_level = "info".to_owned();
     let mut left = leave_one(first).await;
@@ -271,11 +271,25 @@ async fn a_proxy_that_was_started_with_something_else_is_ended_before_a_new_one_
 }
 
 #[tokio::test]
+async fn a_proxy_that_started_with_other_addresses_and_labels_is_adopted() {
+    let directory = tempfile::tempdir().unwrap();
+    let of = |ip: &str, app: &str| {
+        let metadata =
+            serde_json::json!({"INSTANCE_IPS": ip, "LABELS": {"app": app}, "NAME": "vm1"});
+        serde_json::json!({"node": {"id": format!("sidecar~{ip}~vm1"), "metadata": metadata}})
+    };
+    let first = config(directory.path(), "exec sleep 600");
+    let left = leave_one(Config { bootstrap: of("10.0.0.1", "old"), ..first.clone() }).await;
+    assert_eq!(leave_one(Config { bootstrap: of("10.0.0.2", "new"), ..first }).await, left);
+    assert_eq!(end_leftover(directory.path()).await, Some(left));
+}
+
+#[tokio::test]
 async fn another_version_goes_on_with_a_proxy_whose_bootstrap_it_would_make_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let first = config(directory.path(), "exec sleep 600");
     let left = leave_one(first.clone()).await;
-    let bootstrap = serde_json::json!({"node": {"id": "other"}});
+    let bootstrap = serde_json::json!({"node": {"metadata": {"NAME": "other"}}});
     let next = Config { bootstrap, version: "1.0.1".to_owned(), ..first.clone() };
     let (handle, _tasks) = supervise(next.clone());
     let mut state = handle.state();

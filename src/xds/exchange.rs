@@ -68,8 +68,8 @@ pub(super) async fn exchange<U: Upstream>(
         return End::Renewed { answered: false };
     }
     let convergence = &session.shared.convergence;
-    let now = workload.as_ref().unwrap_or(&session.shared.config.workload);
-    convergence.begin(session.number, now);
+    let workload = workload.unwrap_or_else(|| Arc::clone(&session.shared.config.workload));
+    convergence.begin(session.number, &workload);
     standstill.begin(matches!(*health.borrow(), Some(Health::Healthy)));
     let up = Upward {
         session,
@@ -79,6 +79,7 @@ pub(super) async fn exchange<U: Upstream>(
         acknowledgements,
         health,
         workload,
+        is_same: true,
         subscribed: false,
         asked_clusters: false,
     };
@@ -187,8 +188,10 @@ struct Upward<'a, U> {
     /// Our own answer; only the newest one counts.
     acknowledgements: watch::Receiver<Option<Bytes>>,
     health: watch::Receiver<Option<Health>>,
-    /// Who the machine is, where that is not what Envoy says.
-    workload: Option<Arc<Workload>>,
+    /// Who the machine is. An Envoy that an earlier agent started may say something else.
+    workload: Arc<Workload>,
+    /// Whether Envoy says it, too.
+    is_same: bool,
     /// Whether Envoy has asked for listeners, and we for our own types.
     subscribed: bool,
     /// Whether Envoy has asked for clusters.
@@ -221,6 +224,8 @@ impl<U: Upstream> Upward<'_, U> {
 
     /// Passes a request of Envoy; after the first one for listeners it is our turn.
     async fn pass(&mut self, message: Bytes) {
+        let restated = node::restated(self.session.flavour, &message, &self.workload);
+        self.is_same &= restated.is_none();
         let is_listeners = match self.session.flavour.request(&message) {
             Ok(request) => {
                 self.session.shared.requested(&request);
@@ -231,8 +236,7 @@ impl<U: Upstream> Upward<'_, U> {
                 if request.type_url == wire::CLUSTER && !self.asked_clusters {
                     self.asked_clusters = true;
                     let Session { shared, flavour, number, .. } = self.session;
-                    let is_same = self.workload.is_none();
-                    shared.convergence.envoy_asks(*number, *flavour, &message, is_same);
+                    shared.convergence.envoy_asks(*number, *flavour, &message, self.is_same);
                     let is_new = flavour.held_clusters(&message).is_none();
                     self.standstill.envoy_asks(is_new);
                     if is_new {
@@ -246,11 +250,7 @@ impl<U: Upstream> Upward<'_, U> {
                 false
             }
         };
-        let message = match &self.workload {
-            Some(workload) => node::restated(self.session.flavour, &message, workload),
-            None => message,
-        };
-        self.send(message).await;
+        self.send(restated.unwrap_or(message)).await;
         self.progress.asked.notify_one();
         if is_listeners && !self.subscribed {
             self.subscribed = true;

@@ -22,8 +22,9 @@ pub fn check_message(bytes: &[u8], workload: &Workload) {
     let message = Bytes::copy_from_slice(bytes);
     let own: Vec<String> = workload.instance_ips.iter().map(ToString::to_string).collect();
     for flavour in [Flavour::Delta, Flavour::StateOfTheWorld] {
-        let again = restated(flavour, &message, workload);
-        assert_eq!(restated(flavour, &again, workload), again, "it has the node already");
+        let again = restated(flavour, &message, workload).unwrap_or_else(|| message.clone());
+        let third = restated(flavour, &again, workload).unwrap_or_else(|| again.clone());
+        assert_eq!(third, again, "it has the node already");
         if let Ok(request) = flavour.request(bytes) {
             assert_eq!(flavour.request(&again), Ok(request), "only the node is another");
         }

@@ -14,20 +14,18 @@ use crate::proto::discovery::Locality;
 use crate::proto::fields::{Field, Fields, Malformed};
 use crate::workload::Workload;
 
-/// The request with the node as this workload's. A request without a node, or one that cannot be
-/// read, stays as it is.
-pub(super) fn restated(flavour: Flavour, request: &Bytes, workload: &Workload) -> Bytes {
+/// The request with the node as this workload's; `None` where it has no node, says the same already, or
+/// cannot be read: it stays as it is.
+pub(super) fn restated(flavour: Flavour, request: &[u8], workload: &Workload) -> Option<Bytes> {
     match request_of(flavour, request, workload) {
-        Ok(Some(restated)) => restated.into(),
-        Ok(None) => request.clone(),
+        Ok(restated) => restated.map(Bytes::from),
         Err(error) => {
             tracing::debug!(%error, "A request of Envoy is passed on as it is.");
-            request.clone()
+            None
         }
     }
 }
 
-/// `None` when there is no node in it.
 fn request_of(
     flavour: Flavour,
     request: &[u8],
@@ -41,7 +39,7 @@ fn request_of(
     for field in Fields(request) {
         let Field { number, payload, raw, .. } = field?;
         match payload.filter(|_| number == node_field) {
-            Some(node) => found = Some(node_of(node, workload)?),
+            Some(node) => found = node_of(node, workload)?,
             None => rest.extend_from_slice(raw),
         }
     }
@@ -50,29 +48,41 @@ fn request_of(
     Ok(Some(rest))
 }
 
-fn node_of(node: &[u8], workload: &Workload) -> Result<Vec<u8>, Malformed> {
+/// `None` when it is this workload's.
+fn node_of(node: &[u8], workload: &Workload) -> Result<Option<Vec<u8>>, Malformed> {
     let mut restated = Vec::with_capacity(node.len());
+    let (mut differs, mut found) = (false, Locality::default());
     for field in Fields(node) {
         let Field { number, payload, raw, .. } = field?;
         match (number, payload) {
             (ID, Some(id)) => {
                 let id = std::str::from_utf8(id).map_err(|_| Malformed)?;
-                put(&mut restated, ID, id_of(id, workload).as_bytes());
+                let now = id_of(id, workload);
+                differs |= now != id;
+                put(&mut restated, ID, now.as_bytes());
             }
             (METADATA, Some(metadata)) => {
                 let metadata = Struct::decode(metadata).map_err(|_| Malformed)?;
-                put(&mut restated, METADATA, &metadata_of(metadata, workload).encode_to_vec());
+                let now = metadata_of(metadata.clone(), workload);
+                differs |= now != metadata;
+                put(&mut restated, METADATA, &now.encode_to_vec());
             }
-            (LOCALITY, Some(_)) => {}
+            (LOCALITY, Some(locality)) => {
+                found = Locality::decode(locality).map_err(|_| Malformed)?;
+            }
             _ => restated.extend_from_slice(raw),
         }
     }
-    if let Some(locality) = &workload.locality {
-        let (region, zone) = (locality.region.clone(), locality.zone.clone());
-        let locality = Locality { region, zone, sub_zone: locality.sub_zone.clone() };
+    let locality = workload.locality.as_ref().map_or_else(Locality::default, |locality| Locality {
+        region: locality.region.clone(),
+        zone: locality.zone.clone(),
+        sub_zone: locality.sub_zone.clone(),
+    });
+    differs |= locality != found;
+    if workload.locality.is_some() {
         put(&mut restated, LOCALITY, &locality.encode_to_vec());
     }
-    Ok(restated)
+    Ok(differs.then_some(restated))
 }
 
 /// `sidecar~IP~NAME.NAMESPACE~DOMAIN` with the machine's first address.
@@ -181,35 +191,32 @@ mod tests {
         let mut delta = DeltaDiscoveryRequest { type_url: "t".to_owned(), ..Default::default() }
             .encode_to_vec();
         put(&mut delta, 1, &encoded_node());
-        let restated = restated(Flavour::Delta, &delta.into(), &workload());
+        let restated = restated(Flavour::Delta, &delta, &workload()).unwrap();
         let fields: Vec<_> = Fields(&restated).map(Result::unwrap).collect();
         check(fields.iter().find(|field| field.number == 1).unwrap().payload.unwrap());
         assert_eq!(DeltaDiscoveryRequest::decode(restated.clone()).unwrap().type_url, "t");
+        assert_eq!(super::restated(Flavour::Delta, &restated, &workload()), None, "it says so");
 
         let mut world =
             DiscoveryRequest { type_url: "t".to_owned(), ..Default::default() }.encode_to_vec();
         put(&mut world, 2, &encoded_node());
-        let restated = super::restated(Flavour::StateOfTheWorld, &world.into(), &workload());
+        let restated = super::restated(Flavour::StateOfTheWorld, &world, &workload()).unwrap();
         let fields: Vec<_> = Fields(&restated).map(Result::unwrap).collect();
         check(fields.iter().find(|field| field.number == 2).unwrap().payload.unwrap());
     }
 
     #[test]
     fn a_request_without_a_node_stays_as_it_is() {
-        let request: Bytes =
-            DeltaDiscoveryRequest { type_url: "t".to_owned(), ..Default::default() }
-                .encode_to_vec()
-                .into();
-        assert_eq!(restated(Flavour::Delta, &request, &workload()), request);
+        let request = DeltaDiscoveryRequest { type_url: "t".to_owned(), ..Default::default() };
+        assert_eq!(restated(Flavour::Delta, &request.encode_to_vec(), &workload()), None);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_passed_on(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for flavour in [Flavour::Delta, Flavour::StateOfTheWorld] {
-                let bytes = Bytes::from(bytes.clone());
                 let restated = restated(flavour, &bytes, &workload());
-                prop_assert_eq!(bytes.is_empty(), restated.is_empty());
+                prop_assert!(restated.is_none_or(|restated| !restated.is_empty()));
             }
         }
     }

@@ -103,13 +103,6 @@ class Drift(Traffic):
         print(f"\n  {what}: {time.monotonic() - start:.2f} s", end="", flush=True)
         return found
 
-    def configure(self, vm, change):
-        """Changes the configuration and has it read again."""
-        path = vm.root / "etc/vm-agent/config.yaml"
-        made = LAB.run(vm.name, "python3", "-c", CHANGE, path, json.dumps(change))
-        self.assertEqual(made.returncode, 0, made.stderr)
-        self.assertEqual(vm.command("reload").returncode, 0)
-
     def condition(self, vm, room):
         found = [one for one in vm.status()["conditions"] if one["room"] == room]
         return found[0]["what"] if found else ""
@@ -164,7 +157,7 @@ class Drift(Traffic):
             self.measured("another Envoy has it", lambda: None, lambda: watcher.look() == [new])
             self.measured("it is served there", lambda: None, lambda: LAB.curl("vm1", "http://details.internal.com/")[0] == 200)
             self.assertEqual(list(LAB.entries())[-1], "vm2")
-            self.measured("the entry has new labels", lambda: self.configure(self.vm2, {"workload": {"labels": {"version": "2"}, "weight": 5}}),
+            self.measured("the entry has new labels", lambda: self.vm2.configure({"workload": {"labels": {"version": "2"}, "weight": 5}}),
                           lambda: (self.spec()["labels"].get("version"), self.spec().get("weight")) == ("2", 5))
             until("still one endpoint", lambda: watcher.look() == [new])
         self.assertLessEqual(watcher.most(), 1, "duplicate endpoints were seen")
@@ -223,7 +216,7 @@ class Drift(Traffic):
         watcher = Watcher(self.vm1)
         until("vm1's Envoy has the endpoint", lambda: watcher.look() == [self.vm2.ip])
         with watcher:
-            self.measured("istiod's entry has the new labels", lambda: self.configure(self.vm2, {"workload": {"labels": {"version": "2"}}}),
+            self.measured("istiod's entry has the new labels", lambda: self.vm2.configure({"workload": {"labels": {"version": "2"}}}),
                           lambda: self.spec(name).get("labels", {}).get("version") == "2")
             self.measured("and it is an endpoint again", lambda: None, lambda: watcher.look() == [self.vm2.ip])
         self.assertEqual(self.vm2.status()["proxy"]["pid"], pid, "Envoy was not restarted")
@@ -267,27 +260,3 @@ class Drift(Traffic):
             self.assertEqual((self.spec()["address"], self.entry()["metadata"]["uid"]), (self.vm2.ip, uid))
             until("some requests were sent", lambda: load.good > 20)
         self.assertEqual(load.bad, [])
-
-
-# The configuration is YAML; the agent writes it so that a JSON reader of its subset is enough here.
-CHANGE = """
-import json, sys
-path, change = sys.argv[1], json.loads(sys.argv[2])
-lines = open(path).read().split("\\n")
-for section, values in change.items():
-    at = lines.index(section + ":")
-    for name, value in values.items():
-        end = at + 1
-        while end < len(lines) and lines[end].startswith("  "):
-            end += 1
-        block = next((i for i in range(at + 1, end) if lines[i].startswith("  " + name + ":")), None)
-        if isinstance(value, dict):
-            new = ["    " + k + ": " + json.dumps(v) for k, v in value.items()]
-            if block is None:
-                lines[at + 1:at + 1] = ["  " + name + ":"] + new
-            else:
-                lines[block + 1:block + 1] = new
-        else:
-            lines[at + 1:at + 1] = ["  " + name + ": " + json.dumps(value)]
-open(path, "w").write("\\n".join(lines))
-"""

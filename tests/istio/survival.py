@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 
-from case import LAB, BothWays, Load
+from case import LAB, BothWays, Load, answers
 from lab import until
 from vm import AGENT, Vm
 
@@ -69,6 +69,20 @@ class Survival(BothWays):
                 time.sleep(2)
                 vm.run()
                 self.check(vm, before, entries)
+
+    def test_the_agent_after_one_whose_labels_have_changed_goes_on_with_the_proxy(self):
+        """Envoy says for its whole life who it was at its start; istiod hears who the machine is."""
+        before = self.vm2.status()
+        self.vm2.configure({"workload": {"labels": {"version": "2"}}})
+        labels = lambda: LAB.entries()["vm2"]["spec"]["labels"].get("version")
+        until("the entry has the new label", lambda: labels() == "2")
+        until("the new stream serves", lambda: self.settled(self.vm2) and answers(self.calls[0]))
+        entries = self.entries()
+        with self.nothing_lost(*self.calls):
+            self.kill(self.vm2)
+            self.vm2.run()
+            self.check(self.vm2, before, entries)
+        self.assertEqual(labels(), "2")
 
     def settled(self, vm):
         """Its stream to istiod stays: one that is frozen without a stream for longer than istiod's grace loses the entry that istiod

@@ -13,6 +13,30 @@ ENVOY = pathlib.Path(os.environ.get("ENVOY") or BIN / "envoy").absolute()
 FAKE_ENVOY = pathlib.Path(__file__).parents[1] / "fakes/envoy"
 
 
+# The configuration is YAML; the agent writes it so that a JSON reader of its subset is enough here.
+CHANGE = """
+import json, sys
+path, change = sys.argv[1], json.loads(sys.argv[2])
+lines = open(path).read().split("\\n")
+for section, values in change.items():
+    at = lines.index(section + ":")
+    for name, value in values.items():
+        end = at + 1
+        while end < len(lines) and lines[end].startswith("  "):
+            end += 1
+        block = next((i for i in range(at + 1, end) if lines[i].startswith("  " + name + ":")), None)
+        if isinstance(value, dict):
+            new = ["    " + k + ": " + json.dumps(v) for k, v in value.items()]
+            if block is None:
+                lines[at + 1:at + 1] = ["  " + name + ":"] + new
+            else:
+                lines[block + 1:block + 1] = new
+        else:
+            lines[at + 1:at + 1] = ["  " + name + ": " + json.dumps(value)]
+open(path, "w").write("\\n".join(lines))
+"""
+
+
 class Vm:
     def __init__(self, lab, name, ip, group):
         self.lab, self.name, self.ip, self.group = lab, name, ip, group
@@ -48,6 +72,12 @@ class Vm:
 
     def command(self, *args, check=False):
         return self.lab.run(self.name, *self.command_line(*args), check=check)
+
+    def configure(self, change):
+        """Changes the configuration and has it read again."""
+        made = self.lab.run(self.name, "python3", "-c", CHANGE, self.root / "etc/vm-agent/config.yaml", json.dumps(change))
+        if made.returncode or (made := self.command("reload")).returncode:
+            raise AssertionError(made.stderr)
 
     def status(self):
         made = self.command("status", "--json")

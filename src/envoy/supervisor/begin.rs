@@ -189,7 +189,7 @@ fn adopt(noted: &Noted, ours: &Fingerprint) -> Option<(Process, Option<String>)>
     let theirs = noted.fingerprint.as_ref()?;
     let older = match ours.fits(theirs) {
         Fit::Same => None,
-        Fit::Older => Some(theirs.version.clone()),
+        Fit::Older => Some(theirs.version.clone()).filter(|version| *version != ours.version),
         Fit::Other => return None,
     };
     match Process::adopt(noted) {
