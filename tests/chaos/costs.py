@@ -46,6 +46,8 @@ COSTS = {
         Allow(("http", "echo"), "own", "what was sent meanwhile stays in the kernel's table of connections (unanswered: 120 s), and a new connection "
               "from the same port passes by the redirect rules as a part of it", until=150.0, share=0.02),
         Allow(("echo",), "to", "long-lived connections to the machine end after the drain"),
+        Allow(("http",), "to", "where istiod or the API server is away too, callers hear of it late; their Envoys try three times, and may meet the "
+              "stopped machine each time", share=0.02),
     ), out=True),
     "envoy-kill": Cost("Envoy: `kill -9`", 30, (
         Allow(("http", "echo"), "own", "refused until the next Envoy has its configuration"),
