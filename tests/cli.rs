@@ -104,6 +104,12 @@ fn a_join_of_nothing_asks_what_to_join() {
     );
     refused(
         root.path(),
+        &["join", "--foreground", "https://example.test/bundle.yaml"],
+        4,
+        &["curl -fsS https://example.test/bundle.yaml | vm-agent join -"],
+    );
+    refused(
+        root.path(),
         &["bundle", "inspect", "nosuch"],
         4,
         &["nosuch: it does not exist", "FILE is a bundle"],

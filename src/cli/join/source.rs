@@ -23,9 +23,14 @@ pub(super) fn read(path: Option<&Path>, progress: &Progress) -> Result<Option<So
         read_directory(path, config::parse_yaml_with_lines)?
     } else {
         let place = place(path);
-        let hint = "SOURCE is a bundle that `vm-agent bundle create` made, or the directory that \
-                    `istioctl x workload entry configure -o DIR` wrote";
-        bundle(path, hint)?.into_source(&place)
+        let hint = if place.contains("://") {
+            format!("`curl -fsS {place} | vm-agent join -` reads a bundle from a URL")
+        } else {
+            "SOURCE is a bundle that `vm-agent bundle create` made, or the directory that `istioctl x \
+             workload entry configure -o DIR` wrote"
+                .to_owned()
+        };
+        bundle(path, &hint)?.into_source(&place)
     };
     for warning in &source.warnings {
         progress.warn(&warning.to_string(), None);
