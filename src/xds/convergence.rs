@@ -109,11 +109,12 @@ impl Convergence {
     }
 
     /// A try of this stream of Envoy begins, for this workload.
-    pub(super) fn begin(&self, stream: u64, workload: &Workload) {
+    pub(super) fn begin(&self, stream: u64, workload: &Workload, is_healthy: bool) {
         let subject = Subject::of(workload);
         let mut state = self.locked();
         state.stream = stream;
         state.view = View::default();
+        state.view.is_healthy = is_healthy;
         let ips = workload.address.ip().into_iter().chain(workload.instance_ips.iter().copied());
         state.own = ips.map(|ip| ip.to_string()).collect();
         if state.subject.as_ref() == Some(&subject) {
@@ -174,6 +175,7 @@ impl Convergence {
     pub(super) fn reported(&self, stream: u64, healthy: bool) {
         self.change(stream, |state| {
             let State { memory, view, .. } = state;
+            view.is_healthy = healthy;
             if !healthy {
                 view.reported = None;
                 view.dropped = false;
@@ -261,7 +263,8 @@ impl Convergence {
             return None;
         }
         let lacks_policies = state.lacks_policies();
-        if !lacks_policies && (!state.view.envoy_holds || state.memory.was_unhealthy) {
+        let is_unhealthy = state.memory.was_unhealthy && !state.view.is_healthy;
+        if !lacks_policies && (!state.view.envoy_holds || is_unhealthy) {
             return None;
         }
         // What is held back is not passed when the services come after it: it would take them away

@@ -69,8 +69,9 @@ pub(super) async fn exchange<U: Upstream>(
     }
     let convergence = &session.shared.convergence;
     let workload = workload.unwrap_or_else(|| Arc::clone(&session.shared.config.workload));
-    convergence.begin(session.number, &workload);
-    standstill.begin(matches!(*health.borrow(), Some(Health::Healthy)));
+    let is_healthy = matches!(*health.borrow(), Some(Health::Healthy));
+    convergence.begin(session.number, &workload, is_healthy);
+    standstill.begin(is_healthy);
     let up = Upward {
         session,
         queue,

@@ -41,14 +41,15 @@ impl Standstill {
     /// A stream of Envoy to istiod begins.
     ///
     /// A machine that takes requests again gets a new stream, which says what is so by then: what was
-    /// held back on the one before is not worth passing any more.
+    /// held back on the one before is not worth passing any more. Where a stream broke while the others were
+    /// hearing that the machine takes none, theirs may have broken, too: they hear it after that.
     pub(super) fn begin(&self, is_healthy: bool) {
-        self.stage.send_if_modified(|stage| {
-            let is_over = is_healthy && matches!(stage, Stage::Until(_) | Stage::ToTheEnd);
-            if is_over {
-                *stage = Stage::Serving;
-            }
-            is_over
+        self.stage.send_modify(|stage| {
+            *stage = match *stage {
+                Stage::Until(_) | Stage::ToTheEnd if is_healthy => Stage::Serving,
+                Stage::Until(_) => Stage::Until(Instant::now() + self.notice),
+                same => same,
+            };
         });
     }
 

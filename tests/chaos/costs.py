@@ -51,6 +51,9 @@ COSTS = {
     ), out=True),
     "envoy-kill": Cost("Envoy: `kill -9`", 30, (
         Allow(("http", "echo"), "own", "refused until the next Envoy has its configuration"),
+        Allow(("dns",), "own", "where istiod is away too, so that no next Envoy gets its configuration: after 30 s all rules go (`failPolicy: open`)", after=30.0),
+        Allow(("http", "echo"), "own", "where the rules went, what was sent meanwhile stays in the kernel's table of connections (unanswered: 120 s)",
+              after=30.0, until=150.0, share=0.02),
         Allow(("http",), "to", "requests under way on the connections that ended", share=0.2),
         Allow(("echo",), "to", "the long-lived connections that ended"),
     ), out=True),

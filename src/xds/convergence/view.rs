@@ -12,6 +12,8 @@ use crate::xds::scan::{Assignment, inbound_port};
 pub(super) struct View {
     /// When the stream reported the workload healthy; `None` while it has not, or not any more.
     pub(super) reported: Option<Instant>,
+    /// Whether the workload is healthy, as istiod has heard, or is about to.
+    pub(super) is_healthy: bool,
     /// Whether Envoy held clusters at the beginning of the stream.
     pub(super) envoy_holds: bool,
     /// Whether Envoy held the clusters of all services then; not known of state-of-the-world streams.

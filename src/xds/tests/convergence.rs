@@ -460,3 +460,41 @@ async fn an_istiod_that_always_pushes_services_later_is_asked_a_few_times() {
     sends(DELTA, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
     assert!(envoy.is_held_for(LONG).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_from_a_new_istiod_only_that_a_machine_is_unhealthy_is_served_meanwhile() {
+    let mut world = World::new().await;
+    let (mut envoy, mut stream) = serving(&mut world, DELTA).await;
+    world.health.send_replace(Some(Health::Unhealthy { message: "sick".to_owned() }));
+    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
+    // istiod is away for longer than the others need to hear of it.
+    world.istiod.cut(false);
+    assert!(envoy.is_held_for(2 * NOTICE).await);
+    world.istiod.cut(true);
+    assert_eq!(envoy.end().await, Code::Ok);
+    let (mut envoy, stream) = next(&mut world, DELTA, &[OUTBOUND, INBOUND]).await;
+    let start = tokio::time::Instant::now();
+    stream.send(clusters(Flavour::Delta, &[OUTBOUND])).await;
+    assert_eq!(envoy.receive().await, clusters(Flavour::Delta, &[OUTBOUND]));
+    assert_eq!(start.elapsed(), NOTICE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn envoy_keeps_its_services_on_a_stream_that_is_about_to_report_the_workload_healthy() {
+    let mut world = World::new().await;
+    let (mut envoy, mut stream) = serving(&mut world, DELTA).await;
+    world.health.send_replace(Some(Health::Unhealthy { message: "sick".to_owned() }));
+    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
+    world.istiod.cut(false);
+    assert!(envoy.is_held_for(2 * NOTICE).await);
+    world.health.send_replace(Some(Health::Healthy));
+    world.istiod.cut(true);
+    assert_eq!(envoy.end().await, Code::Ok);
+    let mut envoy = world.envoy(DELTA).await;
+    envoy.send(asks(DELTA, &[OUTBOUND, INBOUND])).await;
+    let mut stream = world.istiod.stream().await;
+    stream.receive().await;
+    // istiod has not heard of the recovery yet; Envoy asks for listeners after this.
+    stream.send(clusters(Flavour::Delta, &[OUTBOUND])).await;
+    assert!(envoy.is_held_for(Duration::from_secs(1)).await);
+}
