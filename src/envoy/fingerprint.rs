@@ -68,11 +68,11 @@ impl Fingerprint {
 
     /// What an Envoy that was started with `other` is to an agent that starts this.
     pub(super) fn fits(&self, other: &Self) -> Fit {
-        if self.process != other.process {
+        let (is_same, is_by_us) =
+            (self.bootstrap == other.bootstrap, self.version == other.version);
+        if self.process != other.process || (!is_same && is_by_us) {
             Fit::Other
-        } else if self.bootstrap != other.bootstrap && self.version == other.version {
-            Fit::Other
-        } else if self.bootstrap == other.bootstrap && self.node == other.node {
+        } else if is_same && self.node == other.node {
             Fit::Same
         } else {
             Fit::Older
