@@ -118,9 +118,9 @@ class Health(Traffic):
             load.__exit__()
         self.assertEqual([bad for load in loads for bad in load.bad], [])
 
-    @on_both
     def test_a_denied_request_is_denied_at_every_moment_though_only_istiod_knows_the_labels(self):
-        """A policy selects machines by labels that this one does not have in its own configuration."""
+        """A policy selects machines by labels that this one does not have in its own configuration. The development mesh selects by those
+        of Envoy's node only."""
         self.serve("vm3")
         self.vm1.join().until_ready()
         source = LAB.configure("details-legacy", directory=LAB.directory / "join-unlabelled")
