@@ -46,6 +46,7 @@
 //! so that a peer which does not read never keeps the relay from reading the other one.
 
 mod convergence;
+mod drain_hold;
 mod exchange;
 mod frames;
 #[cfg(any(test, fuzzing))]
@@ -58,7 +59,6 @@ mod scan;
 mod service;
 mod session;
 mod shared;
-mod standstill;
 mod state;
 mod upstream;
 mod wire;

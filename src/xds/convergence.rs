@@ -142,8 +142,14 @@ impl Convergence {
     }
 
     /// Envoy's first request for clusters on a stream, with its node as it was started.
-    pub(super) fn envoy_asks(&self, stream: u64, flavour: Flavour, request: &[u8], is_same: bool) {
-        let Some(held) = flavour.held_clusters(request) else { return };
+    pub(super) fn envoy_asks(
+        &self,
+        stream: u64,
+        flavour: Flavour,
+        held: Option<Vec<&str>>,
+        is_same: bool,
+    ) {
+        let Some(held) = held else { return };
         self.change(stream, |state| {
             state.view.envoy_holds = true;
             let ports: BTreeSet<u16> =

@@ -20,13 +20,13 @@ use tonic::metadata::MetadataMap;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::drain_hold;
 use super::frames::{Incoming, Outgoing};
 use super::node;
 use super::progress::Progress;
 use super::rejections;
 use super::requests::Requests;
 use super::session::Session;
-use super::standstill::{self, Standstill};
 use super::upstream::{Line, StreamError, Upstream};
 use super::wire::{self, Flavour, Response};
 use super::{Claims, Health};
@@ -59,7 +59,6 @@ pub(super) async fn exchange<U: Upstream>(
     let (acknowledge, acknowledgements) = watch::channel(None);
     session.shared.ledger.stream_begins();
     let progress = Progress::default();
-    let standstill = &session.shared.standstill;
     let health = session.shared.inputs.health.clone();
     let mut claims = session.shared.inputs.claims.clone();
     let Claims { workload, opening } = claims.borrow_and_update().clone();
@@ -71,12 +70,11 @@ pub(super) async fn exchange<U: Upstream>(
     let workload = workload.unwrap_or_else(|| Arc::clone(&session.shared.config.workload));
     let is_healthy = matches!(*health.borrow(), Some(Health::Healthy));
     convergence.begin(session.number, &workload, is_healthy);
-    standstill.begin(is_healthy);
+    session.shared.drain_hold.begin(is_healthy);
     let up = Upward {
         session,
         queue,
         progress: &progress,
-        standstill,
         acknowledgements,
         health,
         workload,
@@ -88,7 +86,6 @@ pub(super) async fn exchange<U: Upstream>(
         session,
         line,
         progress: &progress,
-        standstill,
         held: VecDeque::new(),
         acknowledge,
         began: Instant::now(),
@@ -185,7 +182,6 @@ struct Upward<'a, U> {
     session: &'a Session<U>,
     queue: mpsc::Sender<Bytes>,
     progress: &'a Progress,
-    standstill: &'a Standstill,
     /// Our own answer; only the newest one counts.
     acknowledgements: watch::Receiver<Option<Bytes>>,
     health: watch::Receiver<Option<Health>>,
@@ -237,9 +233,10 @@ impl<U: Upstream> Upward<'_, U> {
                 if request.type_url == wire::CLUSTER && !self.asked_clusters {
                     self.asked_clusters = true;
                     let Session { shared, flavour, number, .. } = self.session;
-                    shared.convergence.envoy_asks(*number, *flavour, &message, self.is_same);
-                    let is_new = flavour.held_clusters(&message).is_none();
-                    self.standstill.envoy_asks(is_new);
+                    let held = flavour.held_clusters(&message);
+                    let is_new = held.is_none();
+                    shared.convergence.envoy_asks(*number, *flavour, held, self.is_same);
+                    shared.drain_hold.envoy_asks(is_new);
                     if is_new {
                         shared.delay_inbound(START_DELAY).await;
                     }
@@ -269,7 +266,7 @@ impl<U: Upstream> Upward<'_, U> {
             shared.delay_inbound(REPORT_DELAY).await;
         }
         let Some(now) = self.health.borrow_and_update().clone() else { return };
-        self.standstill.told(&now);
+        shared.drain_hold.told(&now);
         self.send(flavour.health(&now)).await;
         shared.convergence.reported(*number, matches!(now, Health::Healthy));
     }
@@ -287,7 +284,6 @@ struct Downward<'a, U> {
     session: &'a Session<U>,
     line: Line,
     progress: &'a Progress,
-    standstill: &'a Standstill,
     /// Responses that wait, in their order.
     held: VecDeque<Bytes>,
     acknowledge: watch::Sender<Option<Bytes>>,
@@ -358,7 +354,7 @@ impl<U: Upstream> Downward<'_, U> {
                     wire::ENDPOINTS => shared.convergence.endpoints(*number, *flavour, &message),
                     _ => {}
                 }
-                if standstill::concerns(response.type_url) {
+                if drain_hold::concerns(response.type_url) {
                     self.hold_or_pass(message).await;
                 } else {
                     self.pass(message).await;
@@ -376,7 +372,7 @@ impl<U: Upstream> Downward<'_, U> {
     async fn hold_or_pass(&mut self, message: Bytes) {
         let Session { shared, number, .. } = self.session;
         self.held.push_back(message);
-        let holds = self.standstill.holds() || shared.convergence.holds_until(*number).is_some();
+        let holds = shared.drain_hold.holds() || shared.convergence.holds_until(*number).is_some();
         if !holds || self.held.len() > HELD {
             self.release().await;
         } else {
@@ -389,8 +385,8 @@ impl<U: Upstream> Downward<'_, U> {
         let Session { shared, number, .. } = self.session;
         let mut changes = shared.convergence.changes();
         loop {
-            if self.standstill.holds() {
-                self.standstill.over().await;
+            if shared.drain_hold.holds() {
+                shared.drain_hold.over().await;
             }
             changes.borrow_and_update();
             let Some(end) = shared.convergence.holds_until(*number) else { return };

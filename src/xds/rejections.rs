@@ -114,7 +114,7 @@ pub(super) async fn resubscription<U: Upstream>(session: &Session<U>) {
             () = renewal => true,
             _ = state.wait_for(|state| state.rejections.is_empty()) => false,
         };
-        if is_due && !state.borrow().rejections.is_empty() && !session.shared.standstill.holds() {
+        if is_due && !state.borrow().rejections.is_empty() && !session.shared.drain_hold.holds() {
             return;
         }
     }

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::convergence::{Convergence, Report};
+use super::drain_hold::DrainHold;
 use super::rejections;
-use super::standstill::Standstill;
 use super::state::{Ledger, Phase};
 use super::upstream::{Line, StreamError};
 use super::wire::Request;
@@ -33,7 +33,7 @@ pub(super) struct Shared<U> {
     /// Whether istiod has sent the services of this machine.
     pub(super) convergence: Convergence,
     /// What Envoy keeps while the others hear that this machine leaves.
-    pub(super) standstill: Standstill,
+    pub(super) drain_hold: DrainHold,
     /// Until when new inbound connections are to wait.
     pub(super) inbound_delay: watch::Sender<Option<Instant>>,
     clock: SharedClock,
@@ -53,7 +53,7 @@ impl<U> Shared<U> {
         tasks: Tasks,
     ) -> Self {
         let convergence = Convergence::new(config.services_file.clone(), config.labels_of_entry);
-        let standstill = Standstill::new(config.notice);
+        let drain_hold = DrainHold::new(config.notice);
         Self {
             config,
             upstream,
@@ -62,7 +62,7 @@ impl<U> Shared<U> {
             ledger: Ledger::new(),
             names: watch::Sender::new(None),
             convergence,
-            standstill,
+            drain_hold,
             inbound_delay: watch::Sender::new(None),
             clock,
             rejections: Mutex::new(rejections::pauses()),

@@ -1,5 +1,6 @@
 """Health: who cannot serve is left out, and comes back; who leaves says so first."""
 
+import contextlib
 import json
 import os
 import signal
@@ -104,18 +105,15 @@ class Health(Traffic):
         until("both are endpoints", lambda: self.endpoints() == {"10.99.0.12", "10.99.0.13"}, limit=60)
         call = lambda: LAB.curl("vm1", "http://details.internal.com/")
         until("the story works", lambda: answers(call), limit=60)
-        loads = [Load(call) for _ in range(3)]
-        for load in loads:
-            load.__enter__()
-        enough = lambda more: until("requests go on", lambda: sum(load.good for load in loads) > more + 30)
-        for _ in range(RETURNS):
-            self.assertEqual(self.vm2.stop(), 0)
-            enough(sum(load.good for load in loads))
-            self.vm2.run().until_ready()
-            until("both are endpoints again", lambda: self.endpoints() == {"10.99.0.12", "10.99.0.13"}, limit=60)
-            enough(sum(load.good for load in loads))
-        for load in loads:
-            load.__exit__()
+        with contextlib.ExitStack() as stack:
+            loads = [stack.enter_context(Load(call)) for _ in range(3)]
+            enough = lambda more: until("requests go on", lambda: sum(load.good for load in loads) > more + 30)
+            for _ in range(RETURNS):
+                self.assertEqual(self.vm2.stop(), 0)
+                enough(sum(load.good for load in loads))
+                self.vm2.run().until_ready()
+                until("both are endpoints again", lambda: self.endpoints() == {"10.99.0.12", "10.99.0.13"}, limit=60)
+                enough(sum(load.good for load in loads))
         self.assertEqual([bad for load in loads for bad in load.bad], [])
 
     def test_a_denied_request_is_denied_at_every_moment_though_only_istiod_knows_the_labels(self):
@@ -130,17 +128,14 @@ class Health(Traffic):
         # Requests come up to the last moment, and from the first one on.
         self.vm3.join("--set", "registration.leaveDelay=0s", "--set", "proxy.terminationDrainDuration=100ms", source=source).until_ready()
         until("the story works", lambda: answers(lambda: LAB.curl("vm1", "http://details.internal.com/")), limit=60)
-        denied = [Load(lambda: LAB.curl("vm1", "http://details.internal.com/secret")) for _ in range(3)]
-        for load in denied:
-            load.__enter__()
-        for _ in range(4 * RETURNS):
-            made = self.vm3.command("proxy", "restart")
-            self.assertEqual(made.returncode, 0, made.stderr)
-            self.vm3.until_ready()
-            until("it serves", lambda: LAB.curl("vm1", "http://details.internal.com/")[0] == 200)
-            before = [len(load.bad) for load in denied]
-            until("it denies", lambda: any(load.good for load in denied) or all(len(load.bad) > old + 3 for load, old in zip(denied, before)))
-        for load in denied:
-            load.__exit__()
+        with contextlib.ExitStack() as stack:
+            denied = [stack.enter_context(Load(lambda: LAB.curl("vm1", "http://details.internal.com/secret"))) for _ in range(3)]
+            for _ in range(4 * RETURNS):
+                made = self.vm3.command("proxy", "restart")
+                self.assertEqual(made.returncode, 0, made.stderr)
+                self.vm3.until_ready()
+                until("it serves", lambda: LAB.curl("vm1", "http://details.internal.com/")[0] == 200)
+                before = [len(load.bad) for load in denied]
+                until("it denies", lambda: any(load.good for load in denied) or all(len(load.bad) > old + 3 for load, old in zip(denied, before)))
         print(f"\n{self.id()}: {sum(len(load.bad) for load in denied)} requests", flush=True)
         self.assertEqual([load.good for load in denied], [0] * len(denied))

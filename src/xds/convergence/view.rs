@@ -50,9 +50,8 @@ impl View {
         sources: &BTreeMap<u16, BTreeSet<String>>,
     ) {
         self.pushed |= self.reported.is_some() && self.inbound.is_some();
-        let is_first = self.inbound.is_none();
-        let mut inbound = self.inbound.take().unwrap_or_default();
-        let before = inbound.clone();
+        let before = self.inbound.take();
+        let mut inbound = before.clone().unwrap_or_default();
         if complete {
             inbound.clear();
             self.present.clear();
@@ -74,7 +73,7 @@ impl View {
         if complete {
             self.named.retain(|name, _| self.present.contains(name));
         }
-        self.late |= !is_first && !inbound.is_subset(&before);
+        self.late |= before.is_some_and(|before| !inbound.is_subset(&before));
         self.inbound = Some(inbound);
     }
 

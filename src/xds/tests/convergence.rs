@@ -461,15 +461,21 @@ async fn an_istiod_that_always_pushes_services_later_is_asked_a_few_times() {
     assert!(envoy.is_held_for(LONG).await);
 }
 
+/// A machine that serves, has become unhealthy, as istiod has heard, and has no istiod since, for longer
+/// than the others need to hear of it.
+async fn unhealthy_without_istiod(world: &mut World) -> Envoy {
+    let (mut envoy, mut stream) = serving(world, DELTA).await;
+    world.health.send_replace(Some(Health::Unhealthy { message: "sick".to_owned() }));
+    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
+    world.istiod.cut(false);
+    assert!(envoy.is_held_for(2 * NOTICE).await);
+    envoy
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_hears_from_a_new_istiod_only_that_a_machine_is_unhealthy_is_served_meanwhile() {
     let mut world = World::new().await;
-    let (mut envoy, mut stream) = serving(&mut world, DELTA).await;
-    world.health.send_replace(Some(Health::Unhealthy { message: "sick".to_owned() }));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    // istiod is away for longer than the others need to hear of it.
-    world.istiod.cut(false);
-    assert!(envoy.is_held_for(2 * NOTICE).await);
+    let mut envoy = unhealthy_without_istiod(&mut world).await;
     world.istiod.cut(true);
     assert_eq!(envoy.end().await, Code::Ok);
     let (mut envoy, stream) = next(&mut world, DELTA, &[OUTBOUND, INBOUND]).await;
@@ -482,11 +488,7 @@ async fn who_hears_from_a_new_istiod_only_that_a_machine_is_unhealthy_is_served_
 #[tokio::test(start_paused = true)]
 async fn envoy_keeps_its_services_on_a_stream_that_is_about_to_report_the_workload_healthy() {
     let mut world = World::new().await;
-    let (mut envoy, mut stream) = serving(&mut world, DELTA).await;
-    world.health.send_replace(Some(Health::Unhealthy { message: "sick".to_owned() }));
-    assert_eq!(types(&mut stream, 1).await, [HEALTH]);
-    world.istiod.cut(false);
-    assert!(envoy.is_held_for(2 * NOTICE).await);
+    let mut envoy = unhealthy_without_istiod(&mut world).await;
     world.health.send_replace(Some(Health::Healthy));
     world.istiod.cut(true);
     assert_eq!(envoy.end().await, Code::Ok);

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Health, wire};
 
-/// The standstill of one Envoy, over all its streams: istiod may restart, or the stream break, while the
+/// What is held back from one Envoy, over all its streams: istiod may restart, or the stream break, while the
 /// others are hearing of it.
-pub(super) struct Standstill {
+pub(super) struct DrainHold {
     /// How long the others have to hear of it.
     notice: Duration,
     stage: watch::Sender<Stage>,
@@ -33,7 +33,7 @@ enum Stage {
     ToTheEnd,
 }
 
-impl Standstill {
+impl DrainHold {
     pub(super) fn new(notice: Duration) -> Self {
         Self { notice, stage: watch::Sender::new(Stage::Unknown) }
     }
@@ -95,8 +95,9 @@ impl Standstill {
             let now = *stage.borrow_and_update();
             let end = async {
                 match now {
+                    Stage::Unknown | Stage::Serving => {}
                     Stage::Until(end) => sleep_until(end).await,
-                    _ => pending().await,
+                    Stage::ToTheEnd => pending().await,
                 }
             };
             tokio::select! {
