@@ -293,7 +293,7 @@ async fn an_envoy_of_another_bootstrap_is_ended_first_and_so_is_one_that_nobody_
     let left = live(&handle).await.pid;
     handle.release().await;
     let mut other = config(directory.path(), port);
-    *other.bootstrap.pointer_mut("/node/id").unwrap() = "other".into();
+    *other.bootstrap.pointer_mut("/node/metadata/MESH_ID").unwrap() = "other".into();
     let (handle, _tasks) = supervise(other);
     // The port of its admin interface is the same: there is never a second one.
     let new = live(&handle).await;

@@ -27,7 +27,6 @@ impl Vault {
             state.phase = RenewalPhase::Following;
             state.next_attempt = None;
             state.restored = false;
-            state.trouble = None;
         });
     }
 

@@ -154,7 +154,6 @@ impl<I: Issuer> Rotation<I> {
                     state.phase = RenewalPhase::Waiting;
                     state.last_latency_ms = Some(took);
                     state.restored = false;
-                    state.trouble = None;
                     state.roots_trouble = None;
                 });
             }

@@ -139,6 +139,8 @@ impl Vault {
             identity = identity.with_received_at(inner.clock.now());
         }
         let identity = Arc::new(identity);
+        // Before it is used, not after it is stored: a disk may be slow.
+        self.report(|state| state.trouble = None);
         inner.learned.send_replace(Some(identity.roots().clone()));
         inner.identity.send_replace(Some(Arc::clone(&identity)));
         self.store().await;
