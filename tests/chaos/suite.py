@@ -21,6 +21,8 @@ from judge import Fault, Judge
 from schedule import schedule
 
 SETTLING = 60.0
+#: Seconds after which a machine that does not come back into traffic is the judge's matter.
+HINDERED = 120.0
 #: Lines of losses that are printed one by one.
 PRINTED = 200
 
@@ -60,6 +62,10 @@ class Run:
         self.say(f"end   {fault} after {fault.end - fault.start:.1f} s")
         if any(name.startswith("out of traffic") for name in event.alone):
             self.over.wait(self.calm(event.kind))
+            # By then it serves again, unless other faults hinder that.
+            last = time.monotonic() + HINDERED
+            while not self.over.is_set() and time.monotonic() < last and not self.world.in_traffic(event.service):
+                self.over.wait(2)
         with self.lock:
             self.held -= set(event.alone)
             self.lock.notify_all()

@@ -92,9 +92,21 @@ class World(Lab):
         for machine in self.machines.values():
             machine.until_ready(limit=180)
 
-    def endpoints_known(self):
-        """Whether each machine's Envoy has both endpoints of the service that it calls."""
+    def in_traffic(self, service):
+        """Whether all machines of a service are healthy by their entries, and endpoints for all callers. Not while nobody can say so."""
+        try:
+            listed = self.kubectl("-n", "vms", "get", "workloadentries", "-o", "json", timeout=10)
+            healthy = {entry["spec"]["address"] for entry in json.loads(listed.stdout)["items"] for one in entry.get("status", {}).get("conditions", ())
+                       if (one["type"], one["status"]) == ("Healthy", "True")}
+            return {ADDRESSES[name] for name in SERVICES[service]} <= healthy and self.endpoints_known((service,))
+        except subprocess.SubprocessError:
+            return False
+
+    def endpoints_known(self, services=tuple(SERVICES)):
+        """Whether the Envoy of each machine that calls these services has both endpoints."""
         for machine in self.machines.values():
+            if OTHER[machine.group] not in services:
+                continue
             wanted = {ADDRESSES[name] for name in SERVICES[OTHER[machine.group]]}
             lines = machine.admin("/clusters").splitlines()
             cluster = f"outbound|80||{OTHER[machine.group]}.internal.com::10."
