@@ -2,9 +2,10 @@
 //! and the one that keeps our tokens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::plan::CapturePlan;
 use super::start::never_ends;
@@ -98,12 +99,19 @@ pub(super) fn tell(
     mut health: watch::Receiver<health::State>,
     mut draining: watch::Receiver<bool>,
     mut proxy: watch::Receiver<ProxyState>,
+    mut inbound_delay: watch::Receiver<Option<Instant>>,
     told: watch::Sender<Option<xds::Health>>,
 ) {
     tasks.essential("health-report", async move {
         loop {
             let leaves = *draining.borrow_and_update();
             let away = away(proxy.borrow_and_update().phase);
+            if (leaves || away.is_some()) && *told.borrow() == Some(xds::Health::Healthy) {
+                // Others call a machine that was just reported healthy. Istiod does not send its Envoy the
+                // services any more that it does not have by now.
+                let complete = |end: &Option<Instant>| end.is_none_or(|end| end <= Instant::now());
+                drop(timeout(SERVICES_LIMIT, inbound_delay.wait_for(complete)).await);
+            }
             let now = health.borrow_and_update().health.clone();
             let now = match now {
                 _ if leaves => Some(leaving("the machine is leaving")),
@@ -175,4 +183,38 @@ pub(super) fn capture(
     };
     tasks.critical("capture", never_ends(keeper.run(tasks.stop_signal())));
     shown
+}
+
+/// How long a machine that leaves waits until its Envoy has its services, at most.
+const SERVICES_LIMIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_leaves_once_its_proxy_has_the_services_that_others_call_it_for() {
+        for (complete_after, told_after) in [(300, 300), (9_000, 2_000)]
+            .map(|(complete, told)| (Duration::from_millis(complete), Duration::from_millis(told)))
+        {
+            let (tasks, _ends) = Tasks::new();
+            let (health, shown) = watch::channel(health::State::default());
+            let (draining, is_draining) = watch::channel(false);
+            let proxy = watch::Sender::new(ProxyState::default());
+            let begin = Instant::now();
+            let (delay, until) = watch::channel(Some(begin + Duration::from_secs(60)));
+            let (told, mut hears) = watch::channel(None);
+            tell(&tasks, shown, is_draining, proxy.subscribe(), until, told);
+            health.send_modify(|state| state.health = health::Health::Healthy);
+            hears.wait_for(|now| *now == Some(xds::Health::Healthy)).await.unwrap();
+            draining.send_replace(true);
+            tasks.detached("services", async move {
+                tokio::time::sleep(complete_after).await;
+                delay.send_replace(None);
+                std::future::pending::<()>().await;
+            });
+            hears.wait_for(|now| matches!(now, Some(xds::Health::Leaving { .. }))).await.unwrap();
+            assert_eq!(begin.elapsed(), told_after);
+        }
+    }
 }

@@ -106,7 +106,14 @@ impl Agent {
         let health = health::Inputs { proxy: up, target: who.target };
         let health = rooms::health(&tasks, plan.health, health, &clock);
         let (draining, is_draining) = watch::channel(false);
-        rooms::tell(&tasks, health.clone(), is_draining.clone(), proxy.state(), says.health);
+        rooms::tell(
+            &tasks,
+            health.clone(),
+            is_draining.clone(),
+            proxy.state(),
+            relay.inbound_delay(),
+            says.health,
+        );
         let (chronicle, registered, timings) = Chronicle::new(registration.wanted(), tasks.pulse());
         let known =
             facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);

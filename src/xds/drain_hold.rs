@@ -23,7 +23,7 @@ pub(super) struct DrainHold {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The machine has not taken requests since this Envoy started.
+    /// Istiod has not heard that the machine takes requests since this Envoy started.
     Unknown,
     /// It takes requests.
     Serving,
@@ -55,7 +55,7 @@ impl DrainHold {
 
     /// Envoy asks for clusters for the first time on a stream: a new process, or one that has some from
     /// an earlier stream, maybe of an earlier agent.
-    pub(super) fn envoy_asks(&self, is_new: bool, health: Option<&Health>) {
+    pub(super) fn envoy_asks(&self, is_new: bool) {
         self.stage.send_modify(|stage| {
             *stage = match *stage {
                 _ if is_new => Stage::Unknown,
@@ -63,12 +63,10 @@ impl DrainHold {
                 same => same,
             };
         });
-        self.health_is(health);
     }
 
-    /// The machine is so now, whoever tells istiod, and when.
-    pub(super) fn health_is(&self, health: Option<&Health>) {
-        let Some(health) = health else { return };
+    /// Istiod is told this.
+    pub(super) fn told(&self, health: &Health) {
         self.stage.send_modify(|stage| {
             *stage = match (health, *stage) {
                 (Health::Healthy, Stage::Unknown) => Stage::Serving,

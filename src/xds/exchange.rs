@@ -97,7 +97,6 @@ pub(super) async fn exchange<U: Upstream>(
         () = rejections::resubscription(session) => {
             return End::Renewed { answered: true };
         }
-        never = follow_health(session) => match never {},
         () = services_complete(session) => return End::Renewed { answered: true },
         () = spare_ready(session) => return End::Renewed { answered: true },
         () = others(&mut claims) => {
@@ -171,18 +170,6 @@ async fn spare_ready<U: Upstream>(session: &Session<U>) {
     }
 }
 
-/// Has Envoy keep what it has from the moment at which this machine takes no requests any more, whether
-/// istiod can be told on this stream by now or not: a WorkloadEntry says it, too.
-async fn follow_health<U: Upstream>(session: &Session<U>) -> Infallible {
-    let mut health = session.shared.inputs.health.clone();
-    loop {
-        session.shared.drain_hold.health_is(health.borrow_and_update().as_ref());
-        if health.changed().await.is_err() {
-            return pending().await;
-        }
-    }
-}
-
 /// Waits for other claims.
 async fn others(claims: &mut watch::Receiver<Claims>) {
     if claims.changed().await.is_err() {
@@ -249,7 +236,7 @@ impl<U: Upstream> Upward<'_, U> {
                     let held = flavour.held_clusters(&message);
                     let is_new = held.is_none();
                     shared.convergence.envoy_asks(*number, *flavour, held, self.is_same);
-                    shared.drain_hold.envoy_asks(is_new, self.health.borrow().as_ref());
+                    shared.drain_hold.envoy_asks(is_new);
                     if is_new {
                         shared.delay_inbound(START_DELAY).await;
                     }
@@ -279,6 +266,7 @@ impl<U: Upstream> Upward<'_, U> {
             shared.delay_inbound(REPORT_DELAY).await;
         }
         let Some(now) = self.health.borrow_and_update().clone() else { return };
+        shared.drain_hold.told(&now);
         self.send(flavour.health(&now)).await;
         shared.convergence.reported(*number, matches!(now, Health::Healthy));
     }

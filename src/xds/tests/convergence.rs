@@ -418,43 +418,6 @@ async fn what_a_leaving_envoy_keeps_it_keeps_over_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_leaves_before_istiod_was_told_that_it_is_healthy_keeps_what_it_has() {
-    // Its WorkloadEntry, which the agent applies itself, may have said both before.
-    for path in [DELTA, SOTW] {
-        let mut world = World::new().await;
-        let mut envoy = world.envoy(path).await;
-        envoy.send(asks(path, &[])).await;
-        envoy.send(request(path, LISTENER, "")).await;
-        let mut stream = world.istiod.stream().await;
-        for _ in 0..3 {
-            stream.receive().await;
-        }
-        world.delayed.send_replace(false);
-        world.health.send_replace(Some(Health::Healthy));
-        assert!(stream.is_quiet_for(Duration::from_millis(100)).await, "it waits for the rule");
-        sends(path, &stream, &mut envoy, &[OUTBOUND, INBOUND]).await;
-        world.health.send_replace(Some(Health::Leaving { message: "it stops".to_owned() }));
-        stream.send(clusters(flavour(path), &[OUTBOUND])).await;
-        assert!(envoy.is_held_for(LONG).await, "{path}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_machine_that_leaves_while_envoys_stream_begins_keeps_what_it_has() {
-    for path in [DELTA, SOTW] {
-        let mut world = World::new().await;
-        drop(serving(&mut world, path).await);
-        let mut envoy = world.envoy(path).await;
-        envoy.send(asks(path, &[OUTBOUND, INBOUND])).await;
-        let stream = world.istiod.stream().await;
-        world.health.send_replace(Some(Health::Leaving { message: "it stops".to_owned() }));
-        // Envoy asks for listeners after that, and the report follows them.
-        stream.send(clusters(flavour(path), &[OUTBOUND])).await;
-        assert!(envoy.is_held_for(LONG).await, "{path}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_agent_that_ends_right_after_its_start_lets_envoy_keep_what_it_has() {
     let mut world = World::new().await;
     world.health.send_replace(Some(Health::Leaving { message: "it stops".to_owned() }));
