@@ -92,6 +92,14 @@ pub(super) fn health(
     shown
 }
 
+/// How the relay hears of this machine's health.
+pub(super) struct Report {
+    /// What istiod is told.
+    pub(super) told: watch::Sender<Option<xds::Health>>,
+    /// Until when new inbound connections wait for the services of this machine.
+    pub(super) inbound_delay: watch::Receiver<Option<Instant>>,
+}
+
 /// Tells istiod how the application is, that the machine is leaving before it does, and that its
 /// proxy is out of traffic.
 pub(super) fn tell(
@@ -99,9 +107,9 @@ pub(super) fn tell(
     mut health: watch::Receiver<health::State>,
     mut draining: watch::Receiver<bool>,
     mut proxy: watch::Receiver<ProxyState>,
-    mut inbound_delay: watch::Receiver<Option<Instant>>,
-    told: watch::Sender<Option<xds::Health>>,
+    report: Report,
 ) {
+    let Report { told, mut inbound_delay } = report;
     tasks.essential("health-report", async move {
         loop {
             let leaves = *draining.borrow_and_update();
@@ -204,7 +212,8 @@ mod tests {
             let begin = Instant::now();
             let (delay, until) = watch::channel(Some(begin + Duration::from_secs(60)));
             let (told, mut hears) = watch::channel(None);
-            tell(&tasks, shown, is_draining, proxy.subscribe(), until, told);
+            let report = Report { told, inbound_delay: until };
+            tell(&tasks, shown, is_draining, proxy.subscribe(), report);
             health.send_modify(|state| state.health = health::Health::Healthy);
             hears.wait_for(|now| *now == Some(xds::Health::Healthy)).await.unwrap();
             draining.send_replace(true);

@@ -106,14 +106,7 @@ impl Agent {
         let health = health::Inputs { proxy: up, target: who.target };
         let health = rooms::health(&tasks, plan.health, health, &clock);
         let (draining, is_draining) = watch::channel(false);
-        rooms::tell(
-            &tasks,
-            health.clone(),
-            is_draining.clone(),
-            proxy.state(),
-            relay.inbound_delay(),
-            says.health,
-        );
+        rooms::tell(&tasks, health.clone(), is_draining.clone(), proxy.state(), says.health);
         let (chronicle, registered, timings) = Chronicle::new(registration.wanted(), tasks.pulse());
         let known =
             facts::follow(&tasks, plan.facts, (plan.workload.address, paths.facts()), &clock);
@@ -231,7 +224,7 @@ fn serve_proxy(
 
 /// What the relay is told while it runs.
 struct Says {
-    health: watch::Sender<Option<xds::Health>>,
+    health: rooms::Report,
     admission: watch::Sender<bool>,
     claims: watch::Sender<xds::Claims>,
     delay: rooms::Delay,
@@ -245,15 +238,11 @@ fn open_relay(
     tasks: &Tasks,
 ) -> (Relay, Says) {
     let (admission, admitted) = watch::channel(false);
-    let (health, healthy) = watch::channel(None);
+    let (told, health) = watch::channel(None);
     let (claims, claimed) = watch::channel(registration.first_claims());
     let (inbound_delayed, is_delayed) = watch::channel(false);
-    let inputs = xds::Inputs {
-        health: healthy,
-        admission: admitted,
-        claims: claimed,
-        inbound_delayed: is_delayed,
-    };
+    let inputs =
+        xds::Inputs { health, admission: admitted, claims: claimed, inbound_delayed: is_delayed };
     let config = xds::Config {
         peers: proxy_peers(&plan.envoy),
         name_table: plan.names.is_some(),
@@ -265,6 +254,7 @@ fn open_relay(
     let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     let delay = rooms::Delay { until: relay.inbound_delay(), delayed: inbound_delayed };
+    let health = rooms::Report { told, inbound_delay: relay.inbound_delay() };
     (relay, Says { health, admission, claims, delay })
 }
 
