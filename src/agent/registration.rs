@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::claims::{Auto, Claimant};
 use super::machine::{instance, machine};
+use super::rooms::Services;
 use super::start::never_ends;
 use super::{CapturePlan, Leaving, Plan, RegistrationPlan};
 use crate::base::clock::SharedClock;
@@ -87,6 +88,7 @@ impl Registration {
         tasks: &Tasks,
         claims: watch::Sender<Claims>,
         upstream: watch::Receiver<UpstreamState>,
+        services: Services,
         capture: Option<CapturePlan>,
     ) -> Leaving {
         let registrar = tasks.child();
@@ -94,7 +96,7 @@ impl Registration {
         let (remove, delay) = (self.plan.remove_on_stop, self.plan.leave_delay);
         let registration = self.direct.clone();
         self.claim(tasks, claims, upstream);
-        Leaving { remove, delay, registration, registrar, capture }
+        Leaving { remove, delay, registration, registrar, capture, services }
     }
 
     fn keep(&self, registrar: &Tasks) {

@@ -92,14 +92,6 @@ pub(super) fn health(
     shown
 }
 
-/// How the relay hears of this machine's health.
-pub(super) struct Report {
-    /// What istiod is told.
-    pub(super) told: watch::Sender<Option<xds::Health>>,
-    /// Until when new inbound connections wait for the services of this machine.
-    pub(super) inbound_delay: watch::Receiver<Option<Instant>>,
-}
-
 /// Tells istiod how the application is, that the machine is leaving before it does, and that its
 /// proxy is out of traffic.
 pub(super) fn tell(
@@ -107,19 +99,12 @@ pub(super) fn tell(
     mut health: watch::Receiver<health::State>,
     mut draining: watch::Receiver<bool>,
     mut proxy: watch::Receiver<ProxyState>,
-    report: Report,
+    told: watch::Sender<Option<xds::Health>>,
 ) {
-    let Report { told, mut inbound_delay } = report;
     tasks.essential("health-report", async move {
         loop {
             let leaves = *draining.borrow_and_update();
             let away = away(proxy.borrow_and_update().phase);
-            if (leaves || away.is_some()) && *told.borrow() == Some(xds::Health::Healthy) {
-                // Others call a machine that was just reported healthy. Istiod does not send its Envoy the
-                // services any more that it does not have by now.
-                let complete = |end: &Option<Instant>| end.is_none_or(|end| end <= Instant::now());
-                drop(timeout(SERVICES_LIMIT, inbound_delay.wait_for(complete)).await);
-            }
             let now = health.borrow_and_update().health.clone();
             let now = match now {
                 _ if leaves => Some(leaving("the machine is leaving")),
@@ -143,6 +128,26 @@ pub(super) fn tell(
             }
         }
     });
+}
+
+/// Whether Envoy has the services for which others may call this machine.
+#[derive(Clone)]
+pub(super) struct Services {
+    /// What istiod is told of the machine's health.
+    pub(super) health: watch::Receiver<Option<xds::Health>>,
+    /// Until when new inbound connections wait for the services.
+    pub(super) inbound_delay: watch::Receiver<Option<Instant>>,
+}
+
+impl Services {
+    /// Waits until a machine that was just reported healthy has its services, for a limited time. Others call
+    /// it already, and istiod sends the Envoy of a machine that leaves nothing that it does not have.
+    pub(super) async fn complete(mut self) {
+        if *self.health.borrow() == Some(xds::Health::Healthy) {
+            let complete = |end: &Option<Instant>| end.is_none_or(|end| end <= Instant::now());
+            drop(timeout(SERVICES_LIMIT, self.inbound_delay.wait_for(complete)).await);
+        }
+    }
 }
 
 /// What is told of a proxy that serves, and that nobody shall send anything to all the same.
@@ -193,7 +198,7 @@ pub(super) fn capture(
     shown
 }
 
-/// How long a machine that leaves waits until its Envoy has its services, at most.
+/// How long a machine that leaves waits for its services, at most.
 const SERVICES_LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -201,29 +206,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_machine_leaves_once_its_proxy_has_the_services_that_others_call_it_for() {
-        for (complete_after, told_after) in [(300, 300), (9_000, 2_000)]
-            .map(|(complete, told)| (Duration::from_millis(complete), Duration::from_millis(told)))
+    async fn services_are_waited_for_where_others_may_call_the_machine_and_not_for_ever() {
+        let seconds = Duration::from_secs;
+        for (is_healthy, complete_after, waited) in
+            [(true, 1, 1), (true, 9, 2), (false, 9, 0), (true, 0, 0)]
         {
-            let (tasks, _ends) = Tasks::new();
-            let (health, shown) = watch::channel(health::State::default());
-            let (draining, is_draining) = watch::channel(false);
-            let proxy = watch::Sender::new(ProxyState::default());
             let begin = Instant::now();
-            let (delay, until) = watch::channel(Some(begin + Duration::from_secs(60)));
-            let (told, mut hears) = watch::channel(None);
-            let report = Report { told, inbound_delay: until };
-            tell(&tasks, shown, is_draining, proxy.subscribe(), report);
-            health.send_modify(|state| state.health = health::Health::Healthy);
-            hears.wait_for(|now| *now == Some(xds::Health::Healthy)).await.unwrap();
-            draining.send_replace(true);
-            tasks.detached("services", async move {
-                tokio::time::sleep(complete_after).await;
+            let (_health, health) = watch::channel(is_healthy.then_some(xds::Health::Healthy));
+            let (delay, inbound_delay) = watch::channel(Some(begin + seconds(60)));
+            let complete = async {
+                tokio::time::sleep(seconds(complete_after)).await;
                 delay.send_replace(None);
                 std::future::pending::<()>().await;
-            });
-            hears.wait_for(|now| matches!(now, Some(xds::Health::Leaving { .. }))).await.unwrap();
-            assert_eq!(begin.elapsed(), told_after);
+            };
+            tokio::select! {
+                biased;
+                () = complete => {}
+                () = Services { health, inbound_delay }.complete() => {}
+            }
+            assert_eq!(begin.elapsed(), seconds(waited));
         }
     }
 }

@@ -142,7 +142,7 @@ impl Agent {
         let chronicle = chronicle.run(Arc::clone(&board), registration.state(), says.admission);
         tasks.critical("chronicle", never_ends(chronicle));
         let orders = open_desk(&tasks, &board, plan.status, doors.status, doors.admin);
-        let leaving = registration.run(&tasks, says.claims, relay.state(), capture);
+        let leaving = registration.run(&tasks, says.claims, relay.state(), says.services, capture);
         let hears = Hears { ends, orders, signals: doors.signals, reload: who.reload };
         Ok(Self { paths, tasks, hears, board, vault, proxy, leaving, draining, lock: doors.lock })
     }
@@ -224,10 +224,11 @@ fn serve_proxy(
 
 /// What the relay is told while it runs.
 struct Says {
-    health: rooms::Report,
+    health: watch::Sender<Option<xds::Health>>,
     admission: watch::Sender<bool>,
     claims: watch::Sender<xds::Claims>,
     delay: rooms::Delay,
+    services: rooms::Services,
 }
 
 fn open_relay(
@@ -238,11 +239,15 @@ fn open_relay(
     tasks: &Tasks,
 ) -> (Relay, Says) {
     let (admission, admitted) = watch::channel(false);
-    let (told, health) = watch::channel(None);
+    let (health, healthy) = watch::channel(None);
     let (claims, claimed) = watch::channel(registration.first_claims());
     let (inbound_delayed, is_delayed) = watch::channel(false);
-    let inputs =
-        xds::Inputs { health, admission: admitted, claims: claimed, inbound_delayed: is_delayed };
+    let inputs = xds::Inputs {
+        health: healthy.clone(),
+        admission: admitted,
+        claims: claimed,
+        inbound_delayed: is_delayed,
+    };
     let config = xds::Config {
         peers: proxy_peers(&plan.envoy),
         name_table: plan.names.is_some(),
@@ -254,8 +259,8 @@ fn open_relay(
     let line = ca.towards(&plan.discovery);
     let relay = xds::relay(config, line, inputs, Arc::clone(clock), tasks.clone());
     let delay = rooms::Delay { until: relay.inbound_delay(), delayed: inbound_delayed };
-    let health = rooms::Report { told, inbound_delay: relay.inbound_delay() };
-    (relay, Says { health, admission, claims, delay })
+    let services = rooms::Services { health: healthy, inbound_delay: relay.inbound_delay() };
+    (relay, Says { health, admission, claims, delay, services })
 }
 
 /// The redirect rules leave alone what is sent by the proxy's group: this process gets it beside its

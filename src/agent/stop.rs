@@ -58,6 +58,9 @@ impl Agent {
 
     async fn leave(mut self, reason: &Reason) {
         ServiceManager.stopping("Leaving the mesh");
+        if matches!(reason, Reason::Stop) {
+            self.services_complete().await;
+        }
         self.draining.send_replace(true);
         if self.leaving.remove {
             self.deregister().await;
