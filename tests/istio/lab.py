@@ -5,7 +5,6 @@ All names begin with one prefix, so that several labs never meet. Everything tha
 """
 
 import atexit
-import contextlib
 import json
 import os
 import pathlib
@@ -177,16 +176,6 @@ class Lab:
 
     def kubectl(self, *args, check=True, **options):
         return self.run("cp", BIN / "kubectl", "--kubeconfig", self.kubeconfig, *args, check=check, **options)
-
-    @contextlib.contextmanager
-    def kubectl_watch(self, *args):
-        """The lines of a command that goes on until the end of the block."""
-        command = ["ip", "netns", "exec", self.namespace("cp"), BIN / "kubectl", "--kubeconfig", self.kubeconfig, *args]
-        with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield process.stdout
-            finally:
-                process.terminate()
 
     def apply(self, text):
         return self.kubectl("apply", "-f", "-", input=text)

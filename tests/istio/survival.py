@@ -190,33 +190,6 @@ class Survival(BothWays):
                 self.assertEqual(self.vm2.stop(), 0)
             until("the machine that has stopped is left out", lambda: self.endpoints() == both - {self.vm2.ip})
 
-    def test_a_machine_that_stops_in_the_moment_of_its_return_loses_nothing(self):
-        """Others hear that it is back; its own Envoy is slow, and has its services only after the order to stop."""
-        both, before = self.two_endpoints(), self.vm2.status()["proxy"]["pid"]
-        column = "custom-columns=HEALTHY:.status.conditions[*].status"
-        with LAB.kubectl_watch("-n", "vms", "get", "workloadentry", "vm2", "--watch", "--no-headers", "-o", column) as lines, self.nothing_lost(*[self.calls[0]] * 3):
-            restart = threading.Thread(target=self.vm2.command, args=("proxy", "restart"))
-            restart.start()
-            next(line for line in lines if line.strip() == "False")
-            envoy = until("the next Envoy runs", lambda: self.envoy_other_than(before), pause=0.01)
-            next(line for line in lines if line.strip() == "True")
-            os.kill(envoy, signal.SIGSTOP)
-            go_on = threading.Timer(0.3, os.kill, (envoy, signal.SIGCONT))
-            try:
-                until("it is an endpoint again", lambda: self.endpoints() == both, pause=0.01)
-                with self.hears_late(self.vm1):
-                    go_on.start()
-                    self.assertEqual(self.vm2.stop(), 0)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(envoy, signal.SIGCONT)
-            restart.join()
-            until("the machine that has stopped is left out", lambda: self.endpoints() == both - {self.vm2.ip})
-
-    def envoy_other_than(self, pid):
-        """The process of vm2's Envoy, once it is another one."""
-        return next((one for one in LAB.pids("vm2") if one != pid and os.path.basename(os.readlink(f"/proc/{one}/exe")) == "envoy"), None)
-
     def test_leaving_without_an_agent_leaves_no_proxy(self):
         self.kill(self.vm2)
         self.assertEqual(self.calls[0]()[0], 200, "it serves on")
