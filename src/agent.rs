@@ -130,21 +130,11 @@ impl Agent {
     /// The proxy is drained and started anew while everything else goes on.
     fn restart_proxy(&self) {
         let (proxy, notice) = (self.proxy.clone(), self.notice());
-        let services = self.services_complete();
+        let services = self.leaving.services.clone();
         self.tasks.spawn("proxy-restart", async move {
-            services.await;
+            services.complete(notice).await;
             proxy.restart(notice).await;
         });
-    }
-
-    /// Waits until istiod can be told that the machine takes no requests.
-    fn services_complete(&self) -> impl Future<Output = ()> + use<> {
-        let services = (!self.notice().is_zero()).then(|| self.leaving.services.clone());
-        async move {
-            if let Some(services) = services {
-                services.complete().await;
-            }
-        }
     }
 
     /// How long the others have to hear that this machine does not take requests: not at all where

@@ -141,9 +141,10 @@ pub(super) struct Services {
 
 impl Services {
     /// Waits until a machine that was just reported healthy has its services, for a limited time. Others call
-    /// it already, and istiod sends the Envoy of a machine that leaves nothing that it does not have.
-    pub(super) async fn complete(mut self) {
-        if *self.health.borrow() == Some(xds::Health::Healthy) {
+    /// it already, and istiod sends the Envoy of a machine that leaves nothing that it does not have. Not where
+    /// the others have no time to hear of it (`notice`): nobody can tell them then.
+    pub(super) async fn complete(mut self, notice: Duration) {
+        if !notice.is_zero() && *self.health.borrow() == Some(xds::Health::Healthy) {
             let complete = |end: &Option<Instant>| end.is_none_or(|end| end <= Instant::now());
             drop(timeout(SERVICES_LIMIT, self.inbound_delay.wait_for(complete)).await);
         }
@@ -208,8 +209,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn services_are_waited_for_where_others_may_call_the_machine_and_not_for_ever() {
         let seconds = Duration::from_secs;
-        for (is_healthy, complete_after, waited) in
-            [(true, 1, 1), (true, 9, 2), (false, 9, 0), (true, 0, 0)]
+        for (is_healthy, notice, complete_after, waited) in
+            [(true, 3, 1, 1), (true, 3, 9, 2), (false, 3, 9, 0), (true, 3, 0, 0), (true, 0, 9, 0)]
         {
             let begin = Instant::now();
             let (_health, health) = watch::channel(is_healthy.then_some(xds::Health::Healthy));
@@ -222,7 +223,7 @@ mod tests {
             tokio::select! {
                 biased;
                 () = complete => {}
-                () = Services { health, inbound_delay }.complete() => {}
+                () = Services { health, inbound_delay }.complete(seconds(notice)) => {}
             }
             assert_eq!(begin.elapsed(), seconds(waited));
         }

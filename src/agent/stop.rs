@@ -59,7 +59,7 @@ impl Agent {
     async fn leave(mut self, reason: &Reason) {
         ServiceManager.stopping("Leaving the mesh");
         if matches!(reason, Reason::Stop) {
-            self.services_complete().await;
+            self.leaving.services.clone().complete(self.notice()).await;
         }
         self.draining.send_replace(true);
         if self.leaving.remove {

@@ -49,9 +49,7 @@ async fn files_of_somebody_else_are_followed_in_consistent_pairs() {
     let first = bed.certificate(3600);
     std::fs::write(&cert, &first.chain_pem).unwrap();
     std::fs::write(&key, first.key_pem.expose_secret()).unwrap();
-    // The identity is shown when it is stored, and what was wrong before is taken back after that.
-    let follows = |status: &Value| valid(status) && trouble(status, "identity").is_empty();
-    let before = bed.until("certified", follows).await;
+    let before = bed.until("certified", is_well).await;
     assert_eq!(before["identity"]["renewal"]["source"], "files");
     assert_eq!(before["identity"]["renewal"]["phase"], "following");
     // Half of the next pair, until the agent has looked at it; then the other half.
@@ -287,7 +285,12 @@ async fn a_certificate_that_is_valid_in_a_moment_is_held_until_then() {
         bed.until("held", |status| status["identity"]["renewal"]["phase"] == "holding").await;
     assert!(!valid(&held) && trouble(&held, "identity").contains("valid only from"));
     assert_eq!(held["clock"]["measured_by"], "certificate-start");
-    bed.until("valid", |status| valid(status) && trouble(status, "identity").is_empty()).await;
+    bed.until("valid", is_well).await;
     let seen = bed.mesh.seen();
     assert_eq!(seen.borrow().csrs.len(), 1, "it is not asked again");
+}
+
+/// A valid certificate, and nothing is wrong with it any more.
+fn is_well(status: &Value) -> bool {
+    valid(status) && trouble(status, "identity").is_empty()
 }

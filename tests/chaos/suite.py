@@ -7,6 +7,7 @@ again after each fault, and the agents use at the end what they used at the begi
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -50,6 +51,7 @@ class Run:
 
     def perform(self, event):
         """One fault, in a thread of its own; what it had for itself is free again when all is as before."""
+        from lab import Timeout, until
         fault = Fault(event.kind, event.machine, event.service, time.monotonic())
         self.happened.append(fault)
         others = [str(one) for one in self.happened if one is not fault and one.end is None]
@@ -63,9 +65,8 @@ class Run:
         if any(name.startswith("out of traffic") for name in event.alone):
             self.over.wait(self.calm(event.kind))
             # By then it serves again, unless other faults hinder that.
-            last = time.monotonic() + HINDERED
-            while not self.over.is_set() and time.monotonic() < last and not self.world.in_traffic(event.service):
-                self.over.wait(2)
+            with contextlib.suppress(Timeout):
+                until(f"{event.service} is in traffic", lambda: self.over.is_set() or self.world.in_traffic(event.service), limit=HINDERED, pause=2)
         with self.lock:
             self.held -= set(event.alone)
             self.lock.notify_all()

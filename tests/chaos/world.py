@@ -93,23 +93,20 @@ class World(Lab):
             machine.until_ready(limit=180)
 
     def in_traffic(self, service):
-        """Whether all machines of a service are healthy by their entries, and endpoints for all callers. Not while nobody can say so."""
-        try:
-            listed = self.kubectl("-n", "vms", "get", "workloadentries", "-o", "json", timeout=10)
-            healthy = {entry["spec"]["address"] for entry in json.loads(listed.stdout)["items"] for one in entry.get("status", {}).get("conditions", ())
-                       if (one["type"], one["status"]) == ("Healthy", "True")}
-            return {ADDRESSES[name] for name in SERVICES[service]} <= healthy and self.endpoints_known((service,))
-        except subprocess.SubprocessError:
-            return False
+        """Whether all machines of a service are healthy by their entries, and endpoints for all callers."""
+        healthy = {entry["spec"]["address"] for entry in self.entries(timeout=10).values() for one in entry.get("status", {}).get("conditions", ())
+                   if (one["type"], one["status"]) == ("Healthy", "True")}
+        return {ADDRESSES[name] for name in SERVICES[service]} <= healthy and self.endpoints_known((service,))
 
     def endpoints_known(self, services=tuple(SERVICES)):
         """Whether the Envoy of each machine that calls these services has both endpoints."""
         for machine in self.machines.values():
-            if OTHER[machine.group] not in services:
+            service = OTHER[machine.group]
+            if service not in services:
                 continue
-            wanted = {ADDRESSES[name] for name in SERVICES[OTHER[machine.group]]}
+            wanted = {ADDRESSES[name] for name in SERVICES[service]}
             lines = machine.admin("/clusters").splitlines()
-            cluster = f"outbound|80||{OTHER[machine.group]}.internal.com::10."
+            cluster = f"outbound|80||{service}.internal.com::10."
             found = {line.split("::")[1].split(":")[0] for line in lines if line.startswith(cluster)}
             if found != wanted:
                 return False

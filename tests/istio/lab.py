@@ -180,9 +180,9 @@ class Lab:
     def apply(self, text):
         return self.kubectl("apply", "-f", "-", input=text)
 
-    def entries(self):
+    def entries(self, **options):
         """The WorkloadEntries of the namespace vms, by name."""
-        items = json.loads(self.kubectl("-n", "vms", "get", "workloadentries", "-o", "json").stdout)["items"]
+        items = json.loads(self.kubectl("-n", "vms", "get", "workloadentries", "-o", "json", **options).stdout)["items"]
         return {item["metadata"]["name"]: item for item in items}
 
     def token(self, account, audience, duration="1h"):
